@@ -1,0 +1,1 @@
+"""What is measured: detection, throughput, and the simulations behind constants."""

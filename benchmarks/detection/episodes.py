@@ -1,0 +1,141 @@
+"""D3, D4: an alert's end. How fast it is resolved once the drift is over, and whether a drift too small to be sure of
+makes it flap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.detection import gates
+from benchmarks.detection.delays import judged
+from benchmarks.detection.product import Message, Watch, codes_of, reference_of
+from benchmarks.detection.results import Family, Result, Task
+from benchmarks.detection.values import MARGINALS, Floats, rng_of
+from stream_monitor.alerts import State
+
+BEFORE: Final = 2_000
+DRIFT: Final = 5_000
+AFTER: Final = 20_000
+LONG: Final = 100_000
+CHUNK: Final = 5_000
+RECOVERIES: Final = {
+    "+ 0.25 σ": (0.25, 1.0), "+ 0.5 σ": (0.5, 1.0), "+ 1 σ": (1.0, 1.0), "+ 2 σ": (2.0, 1.0), "σ × 2": (0.0, 2.0),
+    "σ × 0.5": (0.0, 0.5),
+}  # fmt: skip
+"""Shift and scale while it lasts."""
+FLAPPING: Final = {
+    "+ 0.02 σ": 0.02, "+ 0.04 σ": 0.04, "+ 0.05 σ": 0.05, "+ 0.06 σ": 0.06, "+ 0.08 σ": 0.08, "+ 0.1 σ": 0.1,
+}  # fmt: skip
+"""Shifts between the reference and the weakest alternative: where a detector is least sure."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the runs of one case gave: rows from the return to `resolved` (None: never), and reopenings."""
+
+    case: str
+    recoveries: list[int | None] = field(default_factory=list)
+    reopenings: list[int] = field(default_factory=list)
+
+
+def recovery(case: str, columns: int, part: int) -> Seen:
+    """A drift of 5,000 rows, then the reference again."""
+    shift, scale = RECOVERIES[case]
+    messages = _watched("recovery", case, columns, BEFORE + DRIFT + AFTER, part, partial(_episode, shift, scale))
+    back = BEFORE + DRIFT
+    seen = Seen(case)
+    for own in messages:
+        ended = [m.row for m in own if m.state is State.RESOLVED and m.row >= back]
+        fired = [m.row for m in own if m.state is State.FIRING and BEFORE <= m.row < back]
+        if fired:
+            seen.recoveries.append(ended[0] + 1 - back if ended else None)
+            seen.reopenings.append(len(fired) - 1)
+    return seen
+
+
+def flapping(case: str, columns: int, part: int) -> Seen:
+    """10⁵ rows of a drift that hardly is one."""
+    messages = _watched("flapping", case, columns, LONG, part, partial(_always, FLAPPING[case]))
+    fired = [sum(m.state is State.FIRING for m in own) for own in messages]
+    return Seen(case, reopenings=[max(count - 1, 0) for count in fired])
+
+
+def _episode(shift: float, scale: float, values: Floats) -> None:
+    during = slice(BEFORE, BEFORE + DRIFT)
+    values[during] = values[during] * scale + shift
+
+
+def _always(shift: float, values: Floats) -> None:
+    values += shift
+
+
+def _watched(what: str, case: str, columns: int, rows: int, part: int, change: Any) -> list[list[Message]]:
+    """By column the messages of a stream of normal columns, each with a reference of its own."""
+    rng = rng_of(what, case, part)
+    normal = MARGINALS["normal"]
+    reference = reference_of(np.column_stack([normal.draw(rng, 50_000) for _ in range(columns)]))
+    values = np.column_stack([normal.draw(rng, rows) for _ in range(columns)])
+    change(values)
+    codes, watch = codes_of(reference, values), Watch(reference)
+    found: list[list[Message]] = [[] for _ in range(columns)]
+    for start in range(0, rows, CHUNK):
+        for message in watch.feed(codes[start : start + CHUNK]):
+            found[message.column].append(message)
+    return found
+
+
+def families(columns: int, parts: int) -> list[Family]:
+    found = []
+    for test, run, cases, finish in (
+        ("D3", recovery, RECOVERIES, _recovered),
+        ("D4", flapping, FLAPPING, _flapped),
+    ):
+        tasks = [
+            Task("episodes", run, (case, columns, part), columns * 0.05) for case in cases for part in range(parts)
+        ]
+        found.append(Family(f"episodes {test}", frozenset({test}), tasks, finish))
+    return found
+
+
+def _merged(parts: list[Seen]) -> dict[str, Seen]:
+    merged: dict[str, Seen] = {}
+    for part in parts:
+        into = merged.setdefault(part.case, Seen(part.case))
+        into.recoveries += part.recoveries
+        into.reopenings += part.reopenings
+    return merged
+
+
+def _recovered(parts: list[Seen]) -> list[Result]:
+    found, worst = [], 0.0
+    for case, seen in _merged(parts).items():
+        rows = [np.inf if row is None else float(row) for row in seen.recoveries]
+        middle, most = (float(np.median(rows)), max(rows)) if rows else (np.inf, np.inf)
+        worst = max(worst, most)
+        note = f"{len(rows)} runs, {sum(seen.reopenings)} reopenings while the drift lasted"
+        found.append(Result("D3", case, "median recovery", _finite(middle), "rows", note=note))
+        found.append(Result("D3", case, "worst recovery", _finite(most), "rows"))
+    return [*found, _asked(Result("D3", "all", "worst recovery", _finite(worst), "rows"))]
+
+
+def _flapped(parts: list[Seen]) -> list[Result]:
+    found, worst = [], 0
+    for case, seen in _merged(parts).items():
+        most, mean = max(seen.reopenings), float(np.mean(seen.reopenings))
+        worst = max(worst, most)
+        note = f"{len(seen.reopenings)} runs"
+        found.append(Result("D4", case, "reopenings in 10⁵ rows, mean", mean, "", note=note))
+        found.append(Result("D4", case, "reopenings in 10⁵ rows, worst run", most, ""))
+    return [*found, _asked(Result("D4", "all", "reopenings in 10⁵ rows, worst run", worst, ""))]
+
+
+def _asked(result: Result) -> Result:
+    return judged(result, *gates.ASKED[result.key])
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

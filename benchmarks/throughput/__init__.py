@@ -1,0 +1,1 @@
+"""How fast the main job is, beside what the client and a plain consumer need for the same records."""

@@ -1,0 +1,149 @@
+"""What is timed, each in a process of its own.
+
+    python -m benchmarks.throughput.consumers NAME ADDRESS TOPIC EVENTS PER_RECORD
+
+Prints one JSON object: events, wall seconds from the first record on, CPU seconds over the same time, peak RSS.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import orjson
+from kafka import KafkaConsumer
+from river import drift, sketch
+
+from benchmarks.throughput.workload import reference
+from stream_monitor.broker.kafka import KafkaBroker
+from stream_monitor.config import Settings
+from stream_monitor.publish import publish
+from stream_monitor.topics import specs
+from stream_monitor.worker import Worker
+
+PATIENCE_S: Final = 600.0
+
+
+def batches(address: str, topic: str, group: str | None) -> Iterator[tuple[KafkaConsumer, list[bytes]]]:
+    """Polls of the client, with the settings that our worker uses."""
+    consumer = KafkaConsumer(
+        topic, bootstrap_servers=address, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
+        isolation_level="read_committed", max_poll_records=10_000, fetch_min_bytes=65_536, fetch_max_wait_ms=100,
+        max_partition_fetch_bytes=4_194_304,
+    )  # fmt: skip
+    try:
+        while True:
+            polled = consumer.poll(timeout_ms=200)
+            values = [record.value for records in polled.values() for record in records]
+            if values:
+                yield consumer, values
+    finally:
+        consumer.close()
+
+
+class Stopwatch:
+    """Wall and CPU seconds since the first record."""
+
+    def __init__(self) -> None:
+        self.wall_s, self.cpu_s = time.monotonic(), time.process_time()
+
+    def told(self, events: int) -> dict[str, float]:
+        return {
+            "events": events,
+            "wall_s": time.monotonic() - self.wall_s,
+            "cpu_s": time.process_time() - self.cpu_s,
+            "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+
+
+def poll_only(address: str, topic: str, events: int, per_record: int) -> dict[str, float]:
+    """(b) the floor: poll and count."""
+    return _drain(address, topic, events, lambda values: per_record * len(values))
+
+
+def poll_parse(address: str, topic: str, events: int, _per_record: int) -> dict[str, float]:
+    """(c) poll and `orjson.loads`."""
+
+    def parse(values: list[bytes]) -> int:
+        return sum(len(found) if isinstance(found, list) else 1 for found in map(orjson.loads, values))
+
+    return _drain(address, topic, events, parse)
+
+
+def _drain(address: str, topic: str, events: int, use: Callable[[list[bytes]], int]) -> dict[str, float]:
+    seen, watch = 0, None
+    for _, values in batches(address, topic, None):
+        watch = watch or Stopwatch()
+        seen += use(values)
+        if seen >= events:
+            break
+    assert watch is not None  # there was a record, or the loop would go on
+    return watch.told(seen)
+
+
+def plain(address: str, topic: str, events: int, _per_record: int) -> dict[str, float]:
+    """(a) what a good engineer writes in an afternoon: river's detectors and sketch a feature, a commit a poll."""
+    adwin: dict[str, Any] = {}
+    page_hinkley: dict[str, Any] = {}
+    histogram: dict[str, Any] = {}
+    counts: dict[str, dict[object, int]] = {}
+    seen, watch = 0, None
+    for consumer, values in batches(address, topic, f"plain-{time.time_ns()}"):
+        watch = watch or Stopwatch()
+        for value in values:
+            found = orjson.loads(value)
+            for event in found if isinstance(found, list) else [found]:
+                seen += 1
+                for name, x in [*event["features"].items(), ("prediction", event["prediction"])]:
+                    if isinstance(x, str):
+                        tally = counts.setdefault(name, {})
+                        tally[x] = tally.get(x, 0) + 1
+                        continue
+                    if name not in adwin:
+                        adwin[name], page_hinkley[name] = drift.ADWIN(), drift.PageHinkley()
+                        histogram[name] = sketch.Histogram()
+                    adwin[name].update(x)
+                    page_hinkley[name].update(x)
+                    histogram[name].update(x)
+        consumer.commit()
+        if seen >= events:
+            break
+    assert watch is not None  # as above
+    return watch.told(seen)
+
+
+def main_job(address: str, topic: str, events: int, _per_record: int) -> dict[str, float]:
+    """Both stages of our worker, until every event is detected; a group and topics of its own."""
+    settings = Settings.model_validate(
+        {"kafka": {"bootstrap_servers": [address]}, "group": f"b{time.time_ns()}", "instance": "a",
+         "topics": {"predictions": topic, "alerts": f"alerts-{time.time_ns()}"}}
+    )  # fmt: skip
+    broker = KafkaBroker(settings.kafka.to_settings())
+    broker.create_topics(specs(settings))
+    publish(broker, settings.topics.references, "bench", [reference()])
+    worker = Worker(settings, broker)
+    assert worker.encode is not None
+    assert worker.detect is not None
+    deadline_s, watch, busy = time.monotonic() + PATIENCE_S, None, False
+    while worker.detect.counts.rows < events:
+        if time.monotonic() > deadline_s:
+            raise RuntimeError(f"{worker.detect.counts.rows} of {events} events after {PATIENCE_S:g} s")
+        busy = worker.step(0.0 if busy else 0.1)
+        if watch is None and worker.encode.counts.records + len(worker.encode._pending):
+            watch = Stopwatch()
+    assert watch is not None  # as above
+    told = watch.told(worker.detect.counts.rows)
+    worker.close()
+    broker.close()
+    return told | {"alerts": worker.detect.counts.alerts.total()}
+
+
+NAMES: Final = {"poll": poll_only, "parse": poll_parse, "plain": plain, "main": main_job}
+
+if __name__ == "__main__":
+    name, address, topic, events, per_record = sys.argv[1:]
+    print(json.dumps(NAMES[name](address, topic, int(events), int(per_record))))

@@ -1,0 +1,64 @@
+"""The events: 20 numeric features, 2 categories and a prediction, about 700 bytes of JSON; seeded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import orjson
+from confluent_kafka import Producer
+
+from stream_monitor.events import Row
+from stream_monitor.fit import FitOptions, fit
+from stream_monitor.reference import Reference, Season, StreamKey
+
+MODEL: Final = "throughput"
+NUMERIC: Final = 20
+REFERENCE_ROWS: Final = 20_000
+START_MS: Final = 1_767_225_600_000
+
+
+def rows(count: int, seed: int) -> Iterator[Row]:
+    """Stationary rows, one a millisecond."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, count, 10_000):
+        size = min(10_000, count - start)
+        values = rng.normal(size=(size, NUMERIC)).tolist()
+        categories = rng.integers(0, 8, size=(size, 2)).tolist()
+        for i, (numbers, (region, plan)) in enumerate(zip(values, categories, strict=True)):
+            features = {f"feature_{j:02d}": value for j, value in enumerate(numbers)}
+            features |= {"region": f"region-{region}", "plan": f"plan-{plan}"}
+            number = start + i
+            yield Row(
+                MODEL, "1", "", START_MS + number, features, numbers[0] * 0.1 + 0.5, None, str(number), 0, number, 0
+            )
+
+
+def reference() -> Reference:
+    stream = StreamKey(MODEL, "1")
+    return fit(list(rows(REFERENCE_ROWS, seed=1)), stream, FitOptions(season=Season.NONE, ordered=True))
+
+
+def event(row: Row) -> dict[str, object]:
+    return {
+        "model": row.model, "version": row.version, "id": row.id, "time": row.time_ms,
+        "features": row.features, "prediction": row.prediction,
+    }  # fmt: skip
+
+
+def fill(address: str, topic: str, count: int, per_record: int) -> float:
+    """Write `count` events, `per_record` to a record (an array if more than one); mean bytes of an event."""
+    producer = Producer({"bootstrap.servers": address, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000})
+    written, batch = 0, []
+    for number, row in enumerate(rows(count, seed=2), 1):
+        batch.append(event(row))
+        if len(batch) == per_record or number == count:
+            value = orjson.dumps(batch if per_record > 1 else batch[0])
+            written += len(value)
+            producer.produce(topic, key=row.id, value=value)
+            producer.poll(0)
+            batch = []
+    if producer.flush(120):
+        raise RuntimeError(f"the broker at {address} did not take all events")
+    return written / count

@@ -1,0 +1,194 @@
+"""The alert: a state change of one subject, as published. Its JSON Schema is generated from these models.
+
+`schema_version` counts breaking changes; fields may be added without one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from stream_monitor.reference import StreamKey
+from stream_monitor.trail import Origin
+
+SCHEMA_VERSION: Final = 1
+
+
+class State(StrEnum):
+    FIRING = "firing"
+    UPDATED = "updated"
+    RESOLVED = "resolved"
+
+
+class Severity(StrEnum):
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class AlertKind(StrEnum):
+    DATA_DRIFT = "data_drift"
+    PREDICTION_DRIFT = "prediction_drift"
+    CONCEPT_DRIFT = "concept_drift"
+    SCHEMA_CHANGE = "schema_change"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EventRef(_Part):
+    """An input row: `index` counts the events inside one record."""
+
+    partition: int
+    offset: int
+    index: int = 0
+
+
+class Onset(_Part):
+    """Since when: the best estimate, the earliest plausible time, and the first row after the onset."""
+
+    time: str
+    earliest: str
+    event: EventRef
+
+
+class Detected(_Part):
+    """The row at which this state was decided, and how many rows of the stream that was after the onset."""
+
+    time: str
+    topic: str
+    partition: int
+    offset: int
+    index: int = 0
+    rows_since_onset: int
+
+
+class Finding(_Part):
+    """One detector's evidence."""
+
+    detector: str
+    statistic: str
+    value: float
+    threshold: float
+    direction: str
+    alternative: str = ""
+
+
+class Effect(_Part):
+    """How far the current distribution is from the reference, over `n` rows, bias-corrected.
+
+    `js_distance` is the Jensen–Shannon *distance* (root of the base-2 divergence), 0 … 1; `wasserstein_rank` the
+    Wasserstein distance of the ranks, 0 … 1; `ks` the Kolmogorov–Smirnov distance of the binned distributions.
+    """
+
+    js_distance: float
+    psi: float
+    ks: float
+    wasserstein_rank: float
+    n: int
+
+
+class ReferenceShare(_Part):
+    """The reference it was compared with: which, how many rows, and the share of each bin."""
+
+    digest: str
+    origin: str
+    n: int
+    bins: list[str]
+    share: list[float]
+
+
+class CurrentShare(_Part):
+    """The share of the same bins now, over the last `n` rows since the onset."""
+
+    n: int
+    share: list[float]
+
+
+class Retrain(_Part):
+    """From when on the data is homogeneous again, and how many rows that was at this alert."""
+
+    from_: Annotated[str, Field(alias="from")]
+    rows: int
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Alert(_Part):
+    """One state change of one subject. `id` and `episode` are the same however often the input is replayed."""
+
+    id: str
+    episode: str
+    schema_version: Literal[1] = SCHEMA_VERSION
+    scope: Literal["column", "stream", "model"]
+    state: State
+    kind: AlertKind
+    severity: Severity
+    model: str
+    version: str
+    segment: str
+    column: str
+    role: str
+    summary: str
+    reason: str = ""
+    direction: str = ""
+    onset: Onset
+    detected: Detected
+    signals: list[Finding] = []
+    effect: Effect | None = None
+    reference: ReferenceShare | None = None
+    current: CurrentShare | None = None
+    retrain: Retrain | None = None
+
+    @property
+    def stream(self) -> StreamKey:
+        return StreamKey(self.model, self.version, self.segment)
+
+    def key(self) -> bytes:
+        """The record key: a compacted topic keeps the current state of every subject."""
+        return orjson.dumps([self.scope, self.model, self.version, self.segment, self.kind, self.column])
+
+    def to_json(self) -> bytes:
+        return orjson.dumps(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+    def headers(self, source: str) -> tuple[tuple[str, bytes], ...]:
+        """CloudEvents 1.0 binary-mode headers; `source` says which monitor speaks."""
+        return (
+            ("ce_specversion", b"1.0"),
+            ("ce_id", self.id.encode()),
+            ("ce_type", f"stream-monitor.alert.{self.kind}.{self.state}".encode()),
+            ("ce_source", source.encode()),
+            ("ce_time", self.detected.time.encode()),
+            ("content-type", b"application/json"),
+        )
+
+
+def alert_id(
+    config_digest: str, reference_digest: str, scope: str, kind: str, stream: StreamKey, subject: str, state: str,
+    row: Origin,
+) -> str:  # fmt: skip
+    """32 hex digits that depend on what was decided, by which rules and at which input row; never on when it ran."""
+    parts: list[Any] = [config_digest, reference_digest, scope, kind, *stream, subject, state]
+    parts += [row.partition, row.offset, row.index]
+    return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
+
+
+def rfc3339(time_ms: int) -> str:
+    """Epoch milliseconds → RFC 3339 in UTC, to the millisecond.
+
+    >>> rfc3339(0)
+    '1970-01-01T00:00:00.000Z'
+    """
+    seconds, milliseconds = divmod(time_ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of an alert."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Alert.model_json_schema(by_alias=True)}

@@ -1,0 +1,1 @@
+"""The broker: a small protocol (`protocol`) with two implementations, `kafka` and `memory`."""

@@ -1,0 +1,131 @@
+"""The sections `detection` and `models`: what decides whether something is drift, and for which models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, create_model
+
+from stream_monitor.config_base import Mirror, Names, Section, mirror
+from stream_monitor.detectors import PARAMS
+from stream_monitor.lifecycle import Lifecycle
+from stream_monitor.reference import Kind
+
+
+class FeatureRules(Section):
+    """Which features of a model are watched, and as what, when a reference is built or learned."""
+
+    include: Names | None = Field(
+        default=None, description="Names or globs; null: all. One named in full is watched even if it looks like an id."
+    )
+    exclude: Names = Field(default=(), description="Names or globs; wins over include.")
+    types: dict[str, Literal["numeric", "categorical"]] = Field(
+        default_factory=dict, description="Name → numeric or categorical, where discovery would guess wrong."
+    )
+
+    def watches(self, name: str) -> bool:
+        """Whether a feature is to be watched."""
+        included = self.include is None or _matches(name, self.include)
+        return included and not _matches(name, self.exclude)
+
+    def kinds(self) -> dict[str, Kind]:
+        return {name: Kind(kind) for name, kind in self.types.items()}
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+if TYPE_CHECKING:  # made from the dataclasses of those who use them, below
+
+    class LifecycleSection(Mirror): ...
+
+    class Detector(Mirror):
+        enabled: bool = True
+
+    class Detectors(Section):
+        evidence: Mirror = Mirror()
+        adwin: Detector = Detector()
+        page_hinkley: Detector = Detector()
+        histogram: Detector = Detector()
+
+else:
+    LifecycleSection = mirror(Lifecycle)
+    # `evidence` also decides on recovery, so it cannot be switched off.
+    _sections = {
+        name: mirror(params) if name == "evidence" else mirror(params, enabled=(bool, True))
+        for name, params in PARAMS.items()
+    }
+    Detectors = create_model(
+        "Detectors", __base__=Section, __doc__="The detectors and their parameters; the defaults need no touching.",
+        **{name: (section, section()) for name, section in _sections.items()},
+    )  # fmt: skip
+
+
+class DetectionSettings(Section):
+    """What decides whether something is drift. Nothing about brokers or I/O, so that its digest names a decision."""
+
+    budget_events: int = Field(
+        default=100_000_000, ge=1_000, description="Mean number of a stream's events between two false alarms."
+    )
+    warmup_events: int = Field(
+        default=5_000, ge=100, le=1_000_000, description="Events a reference is learned from where a stream has none."
+    )
+    detectors: Detectors = Detectors()
+    lifecycle: LifecycleSection = LifecycleSection()
+
+    def policy(self) -> Lifecycle:
+        """When an alert opens, is updated and how grave it is."""
+        policy: Lifecycle = self.lifecycle.params()
+        return policy
+
+    def params(self) -> dict[str, Any]:
+        """The parameters of every enabled detector, by name."""
+        sections = ((name, getattr(self.detectors, name)) for name in PARAMS)
+        return {name: section.params() for name, section in sections if getattr(section, "enabled", True)}
+
+    def digest(self) -> str:
+        """16 hex digits of the SHA-256 of everything that influences detection, in canonical JSON."""
+        values = self.model_dump(mode="json") | {
+            "detectors": {name: asdict(params) for name, params in self.params().items()}
+        }
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def overridden(self, by: DetectionSettings | None) -> DetectionSettings:
+        """These settings with what `by` sets explicitly."""
+        if by is None:
+            return self
+        return type(self).model_validate(_merged(self.model_dump(), by.model_dump(exclude_unset=True)))
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    both = dict(base)
+    for key, value in changes.items():
+        inner = both.get(key)
+        both[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return both
+
+
+class ModelSection(Section):
+    """What holds for the models whose name matches."""
+
+    match: str = Field(min_length=1, description="A model's name, or a glob as `credit-*`.")
+    features: FeatureRules = FeatureRules()
+    segment_by: Names = Field(default=(), description="Features whose values make the segment.")
+    detection: DetectionSettings | None = Field(default=None, description="Overrides of the section `detection`.")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What holds for one model, all overrides applied; `match` is the entry's, `*` where no entry matched."""
+
+    match: str
+    features: FeatureRules
+    segment_by: tuple[str, ...]
+    detection: DetectionSettings

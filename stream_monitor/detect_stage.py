@@ -1,0 +1,471 @@
+"""The detect stage: codes → alerts. Stateful; one transaction holds alerts, states, learned references and offsets.
+
+An alert commits at once, with the state of its stream. The other streams with unsaved rows are saved in turn, within a
+budget of bytes a second; the committed offset of a partition is the least offset that an unsaved row came from, and a
+restored stream skips the rows below its own stamp.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from stream_monitor import state as states
+from stream_monitor.alerts import Alert
+from stream_monitor.batch import Batch, CodedBatch, decode
+from stream_monitor.book import LEARNED_EPOCH, key_of
+from stream_monitor.broker.protocol import Broker, Message, Polled, Probe, Reader, Record, TopicPartition
+from stream_monitor.codes import FIRST_BIN
+from stream_monitor.config import Settings
+from stream_monitor.errors import TransactionAborted, WireError
+from stream_monitor.feed import ReferenceFeed
+from stream_monitor.ordering import Clock, Queue, Tick, check, decode_tick, is_tick
+from stream_monitor.ownership import Ownership
+from stream_monitor.reference import Reference, StreamKey
+from stream_monitor.stream import Outcome, Stream
+from stream_monitor.streams import StreamFactory
+
+log = structlog.get_logger()
+
+STAGE: Final = "detect"
+TICKS_COMMIT_S: Final = 5.0
+SAVE_BURST_S: Final = 2.0
+"""Unused save budget kept for later, in seconds of it."""
+
+
+@dataclass(slots=True)
+class DetectCounts:
+    """What the stage has done since it started."""
+
+    batches: int = 0
+    rows: int = 0
+    stale_rows: int = 0
+    invalid_batches: int = 0
+    alerts: Counter[str] = field(default_factory=Counter)
+    commits: int = 0
+    aborted: int = 0
+    state_bytes: int = 0
+    cold_detectors: int = 0
+    lost_states: int = 0
+
+
+@dataclass(slots=True)
+class Tracked:
+    """A stream in memory, and its rows that wait for earlier ones. `unsaved_from`: offset of the first record that the
+    saved state does not include though the detectors have seen rows of it, None when saved."""
+
+    stream: Stream
+    queue: Queue
+    saved: states.Saved
+    unsaved_from: int | None = None
+
+
+@dataclass(slots=True)
+class Held:
+    """A partition in detection: its streams, those with rows that wait, and the order in which unsaved ones are due.
+
+    `clock`: what its ticks have said so far; `base`: the same as of the committed offset; `clocks`: of each tick since.
+    `touched`: rows came since the last commit.
+    """
+
+    clock: Clock
+    base: Clock
+    clocks: deque[Clock] = field(default_factory=deque)
+    streams: dict[StreamKey, Tracked] = field(default_factory=dict)
+    waiting: dict[StreamKey, Tracked] = field(default_factory=dict)
+    due: deque[StreamKey] = field(default_factory=deque)
+    touched: bool = False
+    ticked: bool = False
+
+
+@dataclass(slots=True)
+class Restoring:
+    """A partition whose state is being read; it stays paused meanwhile. `offset`: where its codes go on, `end`: up to
+    where the state has to be read."""
+
+    reader: Reader
+    offset: int
+    end: int
+    records: dict[bytes, bytes] = field(default_factory=dict)
+
+
+class DetectStage:
+    """Reads codes, runs the detectors, publishes alerts; the caller steps it."""
+
+    def __init__(self, settings: Settings, broker: Broker, feed: ReferenceFeed, probe: Probe | None = None) -> None:
+        self.counts = DetectCounts()
+        self._settings = settings
+        self._broker = broker
+        self._feed = feed
+        self._factory = StreamFactory(settings)
+        name, group = f"{settings.group}.{settings.instance}.{STAGE}", f"{settings.group}-{STAGE}"
+        with ExitStack() as opened:
+            self._producer = opened.enter_context(closing(broker.producer(name, probe=probe)))
+            self._consumer = broker.consumer(group, [settings.topics.codes], instance=settings.instance)
+            opened.pop_all()
+        self._ownership = Ownership(broker, self._consumer, group, settings.topics.codes)
+        self._held: dict[TopicPartition, Held] = {}
+        self._restoring: dict[TopicPartition, Restoring] = {}
+        self._alerts: list[tuple[TopicPartition, Alert]] = []
+        self._learned: list[Reference] = []
+        self._code_widths: dict[str, npt.NDArray[np.int64]] = {}
+        self._urgent: set[tuple[TopicPartition, StreamKey]] = set()
+        self._credit_bytes = 0.0
+        self._saved_last = TopicPartition("", 0)
+        self._last_commit_s = 0.0
+        self._last_step_s: float | None = None
+
+    def step(self, timeout_s: float, now_s: float) -> bool:
+        """Poll, apply rebalances, restore, detect, commit when due; whether there was anything to do."""
+        self._earn(now_s)
+        polled = self._consumer.poll(0.0 if self._restoring else timeout_s)
+        self._apply_rebalance(polled)
+        self._go_on_restoring()
+        self._ownership.look(now_s)
+        for partition, records in polled.records.items():
+            held = self._held[partition]
+            for record in records:
+                self._read(partition, held, record)
+        if self._urgent or self._interval_over(now_s):
+            self._commit(now_s, everything=False)
+        return bool(polled.records) or bool(self._restoring)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being restored, and no row is known to be unread, waiting or unsaved."""
+        return not self._restoring and not any(
+            self._unread(partition) or held.waiting or held.due for partition, held in self._held.items()
+        )
+
+    def _unread(self, partition: TopicPartition) -> bool:
+        end = self._consumer.end_seen(partition)
+        return end is None or self._consumer.position(partition) < end
+
+    def close(self, now_s: float) -> None:
+        """Save everything, commit, leave."""
+        try:
+            self._commit(now_s, everything=True)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Leave without a commit."""
+        for restoring in self._restoring.values():
+            restoring.reader.close()
+        self._consumer.close()
+        self._producer.close()
+
+    # ---- partitions ----
+
+    def _apply_rebalance(self, polled: Polled) -> None:
+        gone = polled.revoked | polled.lost
+        self._forget(gone)
+        for partition in polled.assigned:
+            self._restore(partition)
+        if polled.out_of_range:
+            self._on_gap(polled.out_of_range)
+        if gone or polled.assigned:
+            log.info("partitions", stage=STAGE, assigned=len(polled.assigned), given_up=len(gone),
+                     held=len(self._consumer.assignment()))  # fmt: skip
+
+    def _forget(self, partitions: Collection[TopicPartition]) -> None:
+        """Drop all memory of partitions; nothing is written."""
+        for partition in partitions:
+            self._held.pop(partition, None)
+            restoring = self._restoring.pop(partition, None)
+            if restoring is not None:
+                restoring.reader.close()
+        self._alerts = [(partition, alert) for partition, alert in self._alerts if partition not in partitions]
+        self._urgent = {(partition, stream) for partition, stream in self._urgent if partition not in partitions}
+        kept = {stream for _, stream in self._urgent}
+        self._learned = [reference for reference in self._learned if reference.stream in kept]
+
+    def _restore(self, partition: TopicPartition) -> None:
+        """Begin to read the state of a partition just assigned.
+
+        The committed offset is read *before* the state's end: a state newer than the offset is harmless (stamps skip
+        the rows it includes), an offset newer than the state would lose rows.
+        """
+        committed = self._consumer.committed([partition]).get(partition)
+        offset = self._consumer.bounds([partition])[partition][0] if committed is None else committed
+        source = TopicPartition(self._settings.topics.state, partition.partition)
+        with ExitStack() as opened:
+            reader = opened.enter_context(closing(self._broker.reader([source])))
+            self._restoring[partition] = Restoring(reader, offset, reader.end_offsets()[source])
+            opened.pop_all()
+
+    def _go_on_restoring(self) -> None:
+        for partition, restoring in list(self._restoring.items()):
+            source = TopicPartition(self._settings.topics.state, partition.partition)
+            if restoring.reader.position(source) < restoring.end:
+                for record in restoring.reader.poll(0.01):
+                    _apply(restoring.records, record)
+            if restoring.reader.position(source) >= restoring.end:
+                restoring.reader.close()
+                del self._restoring[partition]
+                self._take_over(partition, restoring)
+
+    def _take_over(self, partition: TopicPartition, restoring: Restoring) -> None:
+        """Build the streams from their records, go to the committed offset, read on."""
+        self._feed.catch_up()
+        clock = self._clock_of(partition, restoring)
+        held = Held(clock, clock)
+        grouped, strange = states.group_records(restoring.records)
+        for key, parts in grouped.items():
+            restored = states.restore(self._factory.stream(key), parts, self._feed.book)
+            queue = Queue(restored.stamp, restored.released_ms)
+            held.streams[key] = Tracked(restored.stream, queue, restored.saved)
+            self._report(key, restored)
+        self._held[partition] = held
+        self._consumer.seek(partition, restoring.offset)
+        self._consumer.resume([partition])
+        if grouped or strange:
+            log.info("restored", partition=partition.partition, streams=len(grouped), offset=restoring.offset,
+                     unknown_keys=strange)  # fmt: skip
+
+    def _clock_of(self, partition: TopicPartition, restoring: Restoring) -> Clock:
+        """What the ticks before the committed offset said."""
+        saved = restoring.records.get(states.CLOCK_KEY)
+        try:
+            return states.unpack_clock(saved) if saved is not None else Clock()
+        except WireError as error:
+            log.error("clock unusable, rows of several encoders may be out of order for a while",
+                      partition=partition.partition, why=str(error))  # fmt: skip
+            return Clock()
+
+    def _report(self, key: StreamKey, restored: states.Restored) -> None:
+        if restored.lost:
+            self.counts.lost_states += 1
+            log.error("state unusable, the stream starts cold", stream=str(key), why=restored.lost)
+        for name, why in restored.cold.items():
+            self.counts.cold_detectors += 1
+            log.error("detector starts cold", stream=str(key), detector=name, why=why)
+
+    def _on_gap(self, partitions: Collection[TopicPartition]) -> None:
+        for partition, (first, end) in self._consumer.bounds(partitions).items():
+            position = self._consumer.position(partition)
+            target = first if position < first else end
+            log.error("gap: the stored position is not in the log any more", topic=partition.topic,
+                      partition=partition.partition, position=position, goes_on_at=target,
+                      lost=max(0, first - position))  # fmt: skip
+            self._consumer.seek(partition, target)
+        self._consumer.resume(partitions)
+
+    # ---- detection ----
+
+    def _read(self, partition: TopicPartition, held: Held, record: Record) -> None:
+        """Take a record of the codes: a tick lets rows go on, a batch waits for one."""
+        try:
+            if is_tick(record.value):
+                self._tick(partition, held, decode_tick(record.value), record.offset)
+                return
+            batch = decode(record.value)
+            check(batch, self._widths(batch))
+        except WireError as error:
+            self.counts.invalid_batches += 1
+            log.error("batch unusable, skipped", partition=record.partition, offset=record.offset, why=str(error))
+            return
+        self.counts.batches += 1
+        held.touched = True
+        tracked = held.streams.get(batch.stream)
+        if tracked is None:
+            stream = self._factory.stream(batch.stream)
+            tracked = held.streams[batch.stream] = Tracked(stream, Queue(), states.Saved())
+        tracked.queue.add(batch, record.offset, held.clock.clock_ms)
+        if tracked.queue.first_offset is not None:
+            held.waiting[batch.stream] = tracked
+
+    def _tick(self, partition: TopicPartition, held: Held, tick: Tick, offset: int) -> None:
+        held.clock = held.clock.advance(tick, offset)
+        held.clocks.append(held.clock)
+        held.ticked = True
+        for key in list(held.waiting):
+            self._release(partition, held, held.waiting[key])
+            if held.waiting[key].queue.first_offset is None:
+                del held.waiting[key]
+
+    def _release(self, partition: TopicPartition, held: Held, tracked: Tracked) -> None:
+        """Feed the rows of a stream that need not wait any longer."""
+        batches, from_offset = tracked.queue.release(held.clock)
+        if from_offset is None:
+            return
+        if tracked.unsaved_from is None:
+            held.due.append(tracked.stream.key)
+            tracked.unsaved_from = from_offset
+        tracked.unsaved_from = min(tracked.unsaved_from, from_offset)
+        for batch in batches:
+            self._account(partition, batch.stream, tracked.stream.feed(batch, self._feed.book))
+
+    def _widths(self, batch: Batch) -> npt.NDArray[np.int64] | None:
+        """How many codes the columns of a batch's reference have, None where nobody knows it.
+
+        The encoder read the reference from the topic before it wrote the batch: so can we.
+        """
+        if not isinstance(batch, CodedBatch):
+            return None
+        if self._feed.book.by_digest(batch.digest) is None:
+            self._feed.catch_up()
+        reference = self._feed.book.by_digest(batch.digest)
+        if reference is None:
+            return None
+        if batch.digest not in self._code_widths:
+            self._code_widths[batch.digest] = np.array([column.bins + FIRST_BIN for column in reference.columns])
+        return self._code_widths[batch.digest]
+
+    def _account(self, partition: TopicPartition, stream: StreamKey, outcome: Outcome) -> None:
+        self.counts.rows += outcome.fed
+        self.counts.stale_rows += outcome.stale
+        self._alerts += [(partition, alert) for alert in outcome.alerts]
+        if outcome.learned is not None:
+            self._learned.append(outcome.learned)
+            log.info("reference learned", stream=str(stream), columns=len(outcome.learned.columns),
+                     rows=outcome.learned.source.rows)  # fmt: skip
+        if outcome.failed:
+            log.error("no reference could be learned, warming up again", stream=str(stream), why=outcome.failed)
+        if outcome.alerts or outcome.learned is not None:
+            self._urgent.add((partition, stream))
+
+    # ---- commit ----
+
+    def _earn(self, now_s: float) -> None:
+        """Let the save budget grow with time, up to `SAVE_BURST_S` of it."""
+        rate = self._settings.worker.state_bytes_per_s
+        passed_s = 0.0 if self._last_step_s is None else now_s - self._last_step_s
+        self._last_step_s = now_s
+        self._credit_bytes = min(self._credit_bytes + rate * passed_s, rate * SAVE_BURST_S)
+
+    def _interval_over(self, now_s: float) -> bool:
+        return now_s - self._last_commit_s >= self._settings.worker.commit_interval_s
+
+    def _commit(self, now_s: float, *, everything: bool) -> None:
+        """One transaction: alerts with the states of their streams, as many other states as the budget allows (all of
+        them if `everything`), and an offset for every partition held."""
+        if not any(held.touched or held.due for held in self._held.values()) and not self._ticks_due(now_s, everything):
+            return
+        member = self._consumer.member()
+        if member is None:
+            return
+        batchful = self._messages(everything)
+        held_now = [partition for partition in self._held if partition in self._consumer.assignment()]
+        offsets = {partition: self._offset(partition) for partition in held_now}
+        batchful.messages += [self._clock_message(partition, offset) for partition, offset in offsets.items()]
+        try:
+            self._producer.commit(batchful.messages, offsets, member)
+        except TransactionAborted as error:
+            self.counts.aborted += 1
+            log.warning("transaction rolled back, restoring", stage=STAGE, why=str(error))
+            self._rewind(held_now)
+            return
+        self._committed(batchful, now_s)
+
+    def _messages(self, everything: bool) -> _Batchful:
+        batchful = _Batchful()
+        topics, source = self._settings.topics, self._settings.alerts.source
+        for _, alert in self._alerts:
+            batchful.messages.append(
+                Message(topics.alerts, alert.key(), alert.to_json(), headers=alert.headers(source))
+            )
+        for reference in self._learned:
+            key = key_of(reference.stream, LEARNED_EPOCH)
+            batchful.messages.append(Message(topics.references, key, reference.to_json()))
+        for partition, stream in sorted(self._urgent):
+            self._save(batchful, partition, self._held[partition].streams[stream])
+        for partition, held in self._in_turn():
+            self._save_due(batchful, partition, held, everything)
+        return batchful
+
+    def _in_turn(self) -> list[tuple[TopicPartition, Held]]:
+        """The partitions, beginning behind the one saved last: else the first would use up the budget for ever."""
+        order = sorted(self._held.items(), key=itemgetter(0))
+        start = sum(partition <= self._saved_last for partition, _ in order)
+        return order[start:] + order[:start]
+
+    def _save_due(self, batchful: _Batchful, partition: TopicPartition, held: Held, everything: bool) -> None:
+        """Save unsaved streams in turn while there is credit; a debt is paid off before the next one."""
+        for _ in range(len(held.due)):
+            if not everything and self._credit_bytes <= 0:
+                return
+            tracked = held.streams[held.due.popleft()]
+            if tracked.unsaved_from is not None:
+                self._saved_last = partition
+                self._save(batchful, partition, tracked)
+
+    def _save(self, batchful: _Batchful, partition: TopicPartition, tracked: Tracked) -> None:
+        topic = self._settings.topics.state
+        queue = tracked.queue
+        records, saved = states.save(tracked.stream, queue.stamp, queue.released_ms, tracked.saved)
+        batchful.messages += [Message(topic, key, value, partition.partition) for key, value in records]
+        size = sum(len(value) for _, value in records if value is not None)
+        batchful.bytes += size
+        self._credit_bytes -= size
+        batchful.saved.append((tracked, saved))
+        tracked.unsaved_from = None
+
+    def _offset(self, partition: TopicPartition) -> int:
+        """Where a restored partition has to read on: at the first record with rows unsaved or still waiting."""
+        held = self._held[partition]
+        unsaved = [held.streams[key].unsaved_from for key in held.due]
+        waiting = [tracked.queue.first_offset for tracked in held.waiting.values()]
+        wanted = (offset for offset in (*unsaved, *waiting) if offset is not None)
+        return min(wanted, default=self._consumer.position(partition))
+
+    def _clock_message(self, partition: TopicPartition, offset: int) -> Message:
+        """The clock as of the committed offset; later ticks will be read again."""
+        held = self._held[partition]
+        while len(held.clocks) > 1 and held.clocks[1].offset <= offset:
+            held.clocks.popleft()
+        clock = held.clocks[0] if held.clocks and held.clocks[0].offset <= offset else held.base
+        held.base = clock
+        return Message(self._settings.topics.state, states.CLOCK_KEY, states.pack_clock(clock), partition.partition)
+
+    def _ticks_due(self, now_s: float, everything: bool) -> bool:
+        """Where nothing but ticks came, there is no hurry to commit."""
+        ticked = any(held.ticked for held in self._held.values())
+        return ticked and (everything or now_s - self._last_commit_s >= TICKS_COMMIT_S)
+
+    def _committed(self, batchful: _Batchful, now_s: float) -> None:
+        for tracked, saved in batchful.saved:
+            tracked.saved = saved
+        for _, alert in self._alerts:
+            self.counts.alerts[f"{alert.kind}.{alert.state}"] += 1
+        self._alerts, self._learned = [], []
+        self._urgent.clear()
+        self._last_commit_s = now_s
+        self.counts.commits += 1
+        self.counts.state_bytes += batchful.bytes
+        for held in self._held.values():
+            held.touched = held.ticked = False
+
+    def _rewind(self, partitions: Iterable[TopicPartition]) -> None:
+        """Forget the memory of partitions and read it back from the topics."""
+        touched = list(partitions)
+        self._forget(touched)
+        self._consumer.pause(touched)
+        for partition in touched:
+            self._restore(partition)
+
+
+@dataclass(slots=True)
+class _Batchful:
+    """What one transaction writes."""
+
+    messages: list[Message] = field(default_factory=list)
+    saved: list[tuple[Tracked, states.Saved]] = field(default_factory=list)
+    bytes: int = 0
+
+
+def _apply(records: dict[bytes, bytes], record: Record) -> None:
+    if record.key is None:
+        return
+    if record.value is None:
+        records.pop(record.key, None)
+    else:
+        records[record.key] = record.value

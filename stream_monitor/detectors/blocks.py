@@ -1,0 +1,102 @@
+"""Block means of ranks: what ADWIN and Page-Hinkley are fed, so that their cost is a fiftieth of a row's.
+
+Two series a column: the mean rank (which moves when the location does) and the mean rank of the distance from the
+middle (which moves when the spread does). A block has 50 rows times the column's autocorrelation time, so that the
+means of a slowly moving feature scatter no more than those of an independent one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stream_monitor.detectors._njit import njit
+from stream_monitor.detectors.signal import Codes, State, Strata
+from stream_monitor.detectors.states import restored, within
+from stream_monitor.detectors.tables import Tables
+
+SERIES: Final = ("rank", "spread")
+BLOCK_SD: Final = (1 / 12 / 50) ** 0.5
+"""Standard deviation of a block mean of 50 independent uniform ranks; no other distribution's is larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Finished blocks in the order of row, then column: last row, column, and the means `[blocks, 2]` of `SERIES`."""
+
+    rows: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+
+
+class Blocks:
+    """Running sums of the open block of every column; cutting the rows differently changes nothing."""
+
+    def __init__(self, tables: Tables, block_rows: int = 50) -> None:
+        columns = len(tables.widths)
+        self._tables = tables
+        self.rows = np.ceil(block_rows * tables.time).astype(np.int64)
+        """`[columns]` rows a block."""
+        self.sums = np.zeros((columns, len(SERIES)), dtype=np.float64)
+        self.filled = np.zeros(columns, dtype=np.int64)
+
+    def update(self, codes: Codes, strata: Strata, first_row: int) -> Means:
+        """Feed rows; the blocks that they finish."""
+        rows = len(codes)
+        capacity = int((rows // self.rows + 1).sum())
+        ends = np.empty(capacity, dtype=np.int64)
+        whose = np.empty(capacity, dtype=np.int64)
+        values = np.empty((capacity, len(SERIES)), dtype=np.float64)
+        tables = self._tables
+        count = _accumulate(
+            codes, strata, first_row, tables.widths, tables.rank, tables.spread, self.rows, self.sums, self.filled,
+            ends, whose, values,
+        )  # fmt: skip
+        order = np.lexsort((whose[:count], ends[:count]))
+        return Means(ends[:count][order], whose[:count][order], values[:count][order])
+
+    def clear(self, column: int) -> None:
+        """Forget the column's open block."""
+        self.sums[column] = 0.0
+        self.filled[column] = 0
+
+    def state(self) -> State:
+        return {"sums": self.sums.copy(), "filled": self.filled.copy()}
+
+    def restore(self, detector: str, state: State) -> None:
+        """Take over a state; raises WireError where it cannot be, and changes nothing then."""
+        arrays = restored(detector, state, {"sums": self.sums, "filled": self.filled})
+        within(detector, "filled", arrays["filled"], 0, float(self.rows.max()))
+        within(detector, "sums", arrays["sums"], 0, float(self.rows.max()))
+        self.sums, self.filled = arrays["sums"], arrays["filled"]
+
+
+@njit
+def _accumulate(
+    codes: Any, strata: Any, first_row: int, widths: Any, rank: Any, spread: Any, block_rows: Any,
+    sums: Any, filled: Any, ends: Any, whose: Any, values: Any,
+) -> int:  # fmt: skip
+    """Add rows to the open blocks, column by column; returns how many blocks were finished."""
+    rows, columns = codes.shape
+    count = 0
+    for column in range(columns):
+        location, distance, fill = sums[column, 0], sums[column, 1], filled[column]
+        for i in range(rows):
+            code = codes[i, column]
+            if code >= widths[column]:
+                code = 1
+            location += rank[strata[i], column, code]
+            distance += spread[strata[i], column, code]
+            fill += 1
+            if fill >= block_rows[column]:
+                ends[count] = first_row + i
+                whose[count] = column
+                values[count, 0] = location / fill
+                values[count, 1] = distance / fill
+                count += 1
+                location, distance, fill = 0.0, 0.0, 0
+        sums[column, 0], sums[column, 1], filled[column] = location, distance, fill
+    return count

@@ -1,0 +1,130 @@
+"""The detectors of one stream together: one budget, one step, one state."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stream_monitor.detectors import BUILDERS, SHARES
+from stream_monitor.detectors.distances import Distances, distances
+from stream_monitor.detectors.evidence import Evidence
+from stream_monitor.detectors.histogram import Histogram
+from stream_monitor.detectors.signal import Codes, Detector, Signal, State, Strata
+from stream_monitor.detectors.tables import rank_order, tables_of
+from stream_monitor.errors import WireError
+from stream_monitor.reference import Reference
+
+RIVER: Final = version("river")  # read from disk: once, not at every save
+STATE_SCHEMA: Final = 2
+"""Part of every detector's tag: raise it when a detector's arrays change their meaning."""
+
+
+class DetectorSet:
+    """The enabled detectors over all columns of one stream.
+
+    `params`: the frozen parameters of every enabled detector by name; `evidence`, which decides on recovery, always.
+    `budget_rows`: mean number of the stream's rows between two false alarms, divided among detectors and columns.
+    """
+
+    def __init__(self, reference: Reference, params: Mapping[str, object], budget_rows: float) -> None:
+        self._reference = reference
+        self._tables = tables_of(reference)
+        self._params = params
+        self._detectors: dict[str, Detector] = {
+            name: BUILDERS[name](reference, params[name], SHARES[name] / budget_rows)
+            for name in BUILDERS
+            if name in params
+        }
+        self._budget_rows = budget_rows
+        evidence = self._detectors["evidence"]
+        assert isinstance(evidence, Evidence)
+        self._evidence = evidence
+        histogram = self._detectors.get("histogram")
+        self._histogram = histogram if isinstance(histogram, Histogram) else None
+
+    def update(self, codes: Codes, strata: Strata, first_row: int) -> list[Signal]:
+        """Feed rows `first_row …`, not across a multiple of 100; the detectors' signals, detector by detector."""
+        return [s for detector in self._detectors.values() for s in detector.update(codes, strata, first_row)]
+
+    def engage(self, column: int) -> None:
+        for detector in self._detectors.values():
+            detector.engage(column)
+
+    def release(self, column: int) -> None:
+        for detector in self._detectors.values():
+            detector.release(column)
+
+    def onset(self, signal: Signal, codes: Codes, strata: Strata) -> tuple[int, int]:
+        """The likeliest and the earliest plausible onset of what a signal found, from its column's last rows."""
+        return self._evidence.onset(signal, codes, strata)
+
+    def return_rows(self, columns: list[int]) -> npt.NDArray[np.int64]:
+        """The row at which a return to the reference was proved, −1 while it is not; shape of `columns`."""
+        return self._evidence.return_row[columns]
+
+    def window(self, column: int) -> npt.NDArray[np.int64] | None:
+        """Counts by code of the histogram's window as of the last row fed, None if that detector is disabled."""
+        return self._histogram.window(column).counts if self._histogram is not None else None
+
+    def effect(self, column: int, counts: npt.NDArray[np.int64]) -> Distances:
+        """How far counts by code are from the reference."""
+        p = self._shares(column)
+        order = rank_order(self._reference.columns[column])
+        rows = float(self._tables.n[:, column].sum())
+        return distances(counts, p, order, rows, bool(self._tables.ordered[column]))
+
+    def mean_rank_z(self, column: int, counts: npt.NDArray[np.int64]) -> float:
+        """Standard errors by which the mean rank (or its spread |2u − 1|) of the counts is off the reference's."""
+        n = int(counts.sum())
+        if not n:
+            return 0.0
+        p, z = self._shares(column), 0.0
+        rows = n * self._tables.n[:, column].sum() / (n + self._tables.n[:, column].sum())
+        for ranks in (self._tables.rank, self._tables.spread):
+            u = ranks[0, column, : len(counts)].astype(np.float64)
+            mean = float(p @ u)
+            sd = math.sqrt(max(float(p @ (u - mean) ** 2), 1e-12))
+            found = (float(counts @ u) / n - mean) / (sd * math.sqrt(float(self._tables.time[column]) / rows))
+            z = found if abs(found) > abs(z) else z
+        return z
+
+    def states(self) -> dict[str, tuple[str, State]]:
+        """By name: the tag that says what the state is of, and the state."""
+        return {name: (self._tag(name), detector.state()) for name, detector in self._detectors.items()}
+
+    def restore(self, given: Mapping[str, tuple[str, State]]) -> dict[str, str]:
+        """Take over states; those that cannot be are left fresh, named with the reason."""
+        cold = {}
+        for name, detector in self._detectors.items():
+            if name not in given:
+                cold[name] = "it has no saved state (enabled since?)"
+                continue
+            tag, state = given[name]
+            if tag != self._tag(name):
+                cold[name] = f"saved as {tag}, now {self._tag(name)}: its parameters or its library changed"
+                continue
+            try:
+                detector.restore(state)
+            except WireError as error:
+                cold[name] = str(error)
+        return cold
+
+    def _tag(self, name: str) -> str:
+        """Name, schema, library where its bytes are the library's own, and a digest of what it was built with."""
+        library = f"river-{RIVER}/" if name == "adwin" else ""
+        built = f"{self._params[name]!r} {self._budget_rows!r} {SHARES[name]!r}"
+        return f"{name}/{STATE_SCHEMA}/{library}{hashlib.sha256(built.encode()).hexdigest()[:12]}"
+
+    def _shares(self, column: int) -> npt.NDArray[np.float64]:
+        """The reference's probability of every code, over all strata by their rows."""
+        tables = self._tables
+        rows = tables.n[:, column].astype(np.float64)
+        p = tables.p[:, column, : int(tables.widths[column])].astype(np.float64)
+        share: npt.NDArray[np.float64] = (rows @ p) / (rows @ p).sum()
+        return share

@@ -1,0 +1,366 @@
+"""The encode stage: predictions → codes. Stateless; one transaction holds codes, rejects and input offsets."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from operator import attrgetter, itemgetter
+from typing import Final
+
+import orjson
+import structlog
+
+from stream_monitor.alerts import rfc3339
+from stream_monitor.batch import RawBatch, encode_coded, encode_raw
+from stream_monitor.book import Entry, ReferenceBook
+from stream_monitor.broker.outgoing import partition_of
+from stream_monitor.broker.protocol import Broker, Message, Polled, Probe, Record, TopicPartition
+from stream_monitor.config import Settings
+from stream_monitor.encode import Binner
+from stream_monitor.errors import TransactionAborted
+from stream_monitor.events import Reject, Row, Shape, decode, segment_by
+from stream_monitor.feed import ReferenceFeed
+from stream_monitor.merge import Merged, Merger
+from stream_monitor.ordering import DATES_MS, Tick, encode_tick
+from stream_monitor.ownership import Ownership
+from stream_monitor.reference import StreamKey
+from stream_monitor.stream import code
+
+log = structlog.get_logger()
+
+STAGE: Final = "encode"
+BUFFERED_RECORDS: Final = 20_000
+"""Records of one input partition that wait for the others; a partition with more is paused."""
+MAX_PENDING_RECORDS: Final = 50_000
+"""Records of one transaction, at most."""
+MAX_BINNERS: Final = 4_096
+LAG_CHECK_S: Final = 2.0
+IDLE_AFTER_S: Final = 60.0
+IDLE_TICK_S: Final = 5.0
+"""An encoder that had no rows for `IDLE_AFTER_S` says so this often."""
+TICK_KEY: Final = b"tick"
+RAW_BYTES: Final = 4_096
+"""What a reject quotes of the record, at most."""
+_stamp = attrgetter("timestamp_ms")
+
+
+@dataclass(slots=True)
+class EncodeCounts:
+    """What the stage has done since it started."""
+
+    records: int = 0
+    rows: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)
+    commits: int = 0
+    aborted: int = 0
+
+
+class Encoder:
+    """Records → messages, by the references in the book. No I/O; keeps one `Binner` a reference."""
+
+    def __init__(self, settings: Settings, book: ReferenceBook) -> None:
+        self._settings = settings
+        self._book = book
+        self._shape: Shape = settings.input.to_shape()
+        self._binners: dict[str, Binner] = {}
+
+    def encode(self, entries: Sequence[Merged], counts: EncodeCounts) -> list[Message]:
+        """All messages for the records: codes in the order of the rows within each stream, and rejects."""
+        streams: dict[StreamKey, list[Row]] = {}
+        messages: list[Message] = []
+        shape = self._shape
+        for merged_ms, record in entries:
+            for row in decode(record.value, record.timestamp_ms, record.partition, record.offset, shape, merged_ms):
+                if isinstance(row, Row):
+                    routed = route(row, self._settings)
+                    if isinstance(routed, StreamKey):
+                        streams.setdefault(routed, []).append(row)
+                        continue
+                    row = routed
+                counts.rejects[row.reason] += 1
+                messages.append(self._reject(record, row))
+        for stream, rows in streams.items():
+            counts.rows += len(rows)
+            messages += self._messages(stream, rows)
+        counts.records += len(entries)
+        return messages
+
+    def _messages(self, stream: StreamKey, rows: list[Row]) -> Iterator[Message]:
+        topics = self._settings.topics
+        key = stream.model.encode()
+        partition = partition_of(key, topics.partitions)
+        entry = self._book.find(stream)
+        frames = (
+            encode_raw(RawBatch(stream, tuple(rows)))
+            if entry is None
+            else encode_coded(code(rows, stream, entry, self._binner(entry), self._settings.privacy.raw))
+        )
+        for data in frames:
+            yield Message(topics.codes, key, data, partition)
+
+    def _binner(self, entry: Entry) -> Binner:
+        binner = self._binners.get(entry.digest)
+        if binner is None:
+            if len(self._binners) >= MAX_BINNERS:
+                self._binners.clear()
+            binner = self._binners[entry.digest] = Binner(entry.reference)
+        return binner
+
+    def _reject(self, record: Record, reject: Reject) -> Message:
+        document = {
+            "topic": record.topic, "partition": record.partition, "offset": record.offset, "index": reject.index,
+            "timestamp": rfc3339(record.timestamp_ms), "reason": reject.reason, "detail": reject.detail,
+            **quoted(record.value or b"", self._settings.privacy.raw),
+        }  # fmt: skip
+        key = f"{record.topic}-{record.partition}-{record.offset}-{reject.index}".encode()
+        return Message(self._settings.topics.rejects, key, orjson.dumps(document))
+
+
+def dated(records: Sequence[Record]) -> Sequence[Record]:
+    """The records with time stamps that can be written as a date: a producer may count microseconds, or not at all."""
+    first, last = DATES_MS[0], DATES_MS[-1]
+    if first <= min(map(_stamp, records), default=first) and max(map(_stamp, records), default=last) <= last:
+        return records
+    return [record._replace(timestamp_ms=min(max(record.timestamp_ms, first), last)) for record in records]
+
+
+def route(row: Row, settings: Settings) -> StreamKey | Reject:
+    """The stream a row belongs to; a reject where the segmenting features do not make a segment's name."""
+    names = settings.for_model(row.model).segment_by
+    if not names:
+        return StreamKey(row.model, row.version, row.segment)
+    segment = segment_by(row.features, names)
+    if segment is None:
+        detail = f"the features {', '.join(names)} do not make a segment's name"
+        return Reject("bad_segment", detail, row.partition, row.offset, row.index)
+    return StreamKey(row.model, row.version, segment)
+
+
+def quoted(value: bytes, privacy: str) -> dict[str, object]:
+    """What a reject shows of the record: its size, and by `privacy.raw` its first bytes, their hash, or nothing."""
+    shown: dict[str, object] = {"bytes": len(value)}
+    if privacy == "hash":
+        shown["sha256"] = hashlib.sha256(value).hexdigest()
+    elif privacy == "full":
+        try:
+            shown["raw"] = value[:RAW_BYTES].decode()
+        except UnicodeDecodeError:
+            shown["raw_base64"] = base64.b64encode(value[:RAW_BYTES]).decode()
+    return shown
+
+
+class EncodeStage:
+    """Reads predictions, merges their partitions by time, writes codes; the caller steps it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        feed: ReferenceFeed,
+        clock_ms: Callable[[], int],
+        probe: Probe | None = None,
+    ) -> None:
+        self.counts = EncodeCounts()
+        self._clock_ms = clock_ms
+        self._settings = settings
+        self._broker = broker
+        self._group = f"{settings.group}-{STAGE}"
+        topics = settings.topics
+        codes = [TopicPartition(topics.codes, number) for number in range(topics.partitions)]
+        name = f"{settings.group}.{settings.instance}.{STAGE}"
+        with ExitStack() as opened:
+            self._producer = opened.enter_context(closing(broker.producer(name, probe=probe)))
+            consumer = broker.consumer(self._group, [topics.predictions], instance=settings.instance)
+            self._consumer = opened.enter_context(closing(consumer))
+            # Never polled: only asked for the ends, which tell how far behind detection is.
+            self._codes = broker.reader(codes)
+            opened.pop_all()
+        self._encoder = Encoder(settings, feed.book)
+        self._ownership = Ownership(broker, self._consumer, self._group, topics.predictions)
+        self._merger = Merger(settings.input.max_idle_ms / 1000)
+        self._pending: list[Merged] = []
+        self._pending_bytes = 0
+        self._partitions_in = 0
+        self._busy_s = 0.0
+        self._paused: set[TopicPartition] = set()
+        self._throttled = False
+        self._last_commit_s = 0.0
+        self._last_lag_check_s = 0.0
+
+    def step(self, timeout_s: float, now_s: float) -> bool:
+        """Poll, apply rebalances, merge, commit when due; whether there was anything to do."""
+        polled = self._consumer.poll(timeout_s)
+        self._apply_rebalance(polled)
+        if polled.assigned:
+            self._busy_s = now_s
+        for partition, records in polled.records.items():
+            self._merger.add(partition, dated(records), self._clock_ms())
+        self._take(now_s)
+        self._check_lag(now_s)
+        self._regulate()
+        if not self._throttled:  # else nobody moves
+            self._ownership.look(now_s)
+        if self._due(now_s):
+            self._commit(now_s)
+        return bool(polled.records)
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything read is committed."""
+        return not self._pending and not any(self._merger.buffered(p) for p in self._consumer.assignment())
+
+    def close(self, now_s: float) -> None:
+        """Commit what was merged, then leave."""
+        try:
+            if self._pending:
+                self._commit(now_s)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Leave without a commit."""
+        for client in (self._codes, self._consumer, self._producer):
+            client.close()
+
+    def _apply_rebalance(self, polled: Polled) -> None:
+        gone = polled.revoked | polled.lost
+        if gone:
+            self._merger.drop(gone)
+            self._paused -= gone
+            self._pending = [(key, r) for key, r in self._pending if TopicPartition(r.topic, r.partition) not in gone]
+            self._pending_bytes = sum(len(r.value or b"") for _, r in self._pending)
+        if polled.assigned:
+            self._merger.assign(polled.assigned)
+            self._start(polled.assigned)
+            topic = self._settings.topics.predictions
+            self._partitions_in = self._broker.topics([topic])[topic].partitions
+        if polled.out_of_range:
+            self._seek_to_kept(polled.out_of_range)
+        if gone or polled.assigned:
+            log.info("partitions", stage=STAGE, assigned=len(polled.assigned), given_up=len(gone),
+                     held=len(self._consumer.assignment()))  # fmt: skip
+
+    def _start(self, partitions: Collection[TopicPartition]) -> None:
+        """Seek partitions to their committed offsets, or to where a new group starts, and read on."""
+        committed = self._consumer.committed(partitions)
+        fresh = [partition for partition in partitions if committed.get(partition) is None]
+        bounds = self._consumer.bounds(fresh) if fresh else {}
+        for partition in partitions:
+            offset = committed.get(partition)
+            if offset is None:
+                first, end = bounds[partition]
+                offset = first if self._settings.input.start == "earliest" else end
+            self._consumer.seek(partition, offset)
+        self._consumer.resume(partitions)
+
+    def _seek_to_kept(self, partitions: Collection[TopicPartition]) -> None:
+        for partition, (first, end) in self._consumer.bounds(partitions).items():
+            position = self._consumer.position(partition)
+            target = first if position < first else end
+            log.error("gap: the stored position is not in the log any more", topic=partition.topic,
+                      partition=partition.partition, position=position, goes_on_at=target,
+                      lost=max(0, first - position))  # fmt: skip
+            if position > end:  # the topic was made anew; else what was read is encoded, though the log has lost it
+                self._merger.drop([partition])
+                self._merger.assign([partition])
+            self._consumer.seek(partition, target)
+        self._consumer.resume(partitions)
+
+    def _take(self, now_s: float) -> None:
+        assigned = self._consumer.assignment()
+        lagging = [partition for partition in assigned if self._lags(partition)]
+        taken = self._merger.take(lagging, MAX_PENDING_RECORDS - len(self._pending), now_s)
+        self._pending += taken
+        self._pending_bytes += sum(len(record.value or b"") for _, record in taken)
+
+    def _lags(self, partition: TopicPartition) -> bool:
+        end = self._consumer.end_seen(partition)
+        return end is None or self._consumer.position(partition) < end
+
+    def _regulate(self) -> None:
+        """Pause partitions whose records wait in numbers, or all of them while detection is behind."""
+        assigned = self._consumer.assignment()
+        full = {p for p in assigned if self._throttled or self._merger.buffered(p) > BUFFERED_RECORDS}
+        if full - self._paused:
+            self._consumer.pause(full - self._paused)
+        relieved = {p for p in self._paused & assigned
+                    if not self._throttled and self._merger.buffered(p) <= BUFFERED_RECORDS // 2}  # fmt: skip
+        if relieved:
+            self._consumer.resume(relieved)
+        self._paused = (self._paused | full) - relieved
+
+    def _check_lag(self, now_s: float) -> None:
+        """Hold back while the detect group is too far behind on the codes."""
+        if now_s - self._last_lag_check_s < LAG_CHECK_S:
+            return
+        self._last_lag_check_s = now_s
+        lag = self._codes_lag()
+        throttled = lag > self._settings.worker.max_codes_lag
+        if throttled != self._throttled:
+            log.warning("encoding held back" if throttled else "encoding goes on", codes_lag=lag)
+        self._throttled = throttled
+
+    def _codes_lag(self) -> int:
+        """Records of the codes topic that the detect group has not committed yet."""
+        ends = self._codes.end_offsets()
+        committed = self._broker.group_offsets(f"{self._settings.group}-detect", ends)
+        return sum(max(0, end - (committed.get(partition) or 0)) for partition, end in ends.items())
+
+    def _due(self, now_s: float) -> bool:
+        """When there is enough, or enough time has passed; without rows too: other encoders' rows wait for the tick."""
+        worker = self._settings.worker
+        if not self._pending:
+            idle = now_s - self._busy_s > IDLE_AFTER_S
+            wait_s = IDLE_TICK_S if idle else worker.commit_interval_s
+            return bool(self._consumer.assignment()) and now_s - self._last_commit_s >= wait_s
+        self._busy_s = now_s
+        full = len(self._pending) >= MAX_PENDING_RECORDS or self._pending_bytes >= worker.max_transaction_bytes
+        return full or now_s - self._last_commit_s >= worker.commit_interval_s
+
+    def _commit(self, now_s: float) -> None:
+        """One transaction: codes, rejects, and the offset of every partition held (unchanged ones fence too)."""
+        member = self._consumer.member()
+        if member is None:
+            return
+        offsets = {partition: self._next_offset(partition) for partition in self._consumer.assignment()}
+        self._pending.sort(key=itemgetter(0))  # late records of a partition that was not waited for
+        messages = [*self._encoder.encode(self._pending, self.counts), *self._ticks()]
+        try:
+            self._producer.commit(messages, offsets, member)
+        except TransactionAborted as error:
+            self.counts.aborted += 1
+            log.warning("transaction rolled back, reading again", stage=STAGE, why=str(error))
+            self._rewind()
+            return
+        self._pending, self._pending_bytes = [], 0
+        self._last_commit_s = now_s
+        self.counts.commits += 1
+
+    def _ticks(self) -> Iterator[Message]:
+        """How far this encoder's partitions have come, to every codes partition, behind the rows."""
+        now_ms = self._clock_ms()
+        promises = {
+            partition.partition: self._merger.promise_ms(partition, lagging=self._lags(partition), now_ms=now_ms)
+            for partition in self._consumer.assignment()
+        }
+        total = max(self._partitions_in, *(number + 1 for number in promises))
+        data = encode_tick(Tick(now_ms, total, promises))
+        topics = self._settings.topics
+        return (Message(topics.codes, TICK_KEY, data, number) for number in range(topics.partitions))
+
+    def _next_offset(self, partition: TopicPartition) -> int:
+        waiting = self._merger.first_offset(partition)
+        return self._consumer.position(partition) if waiting is None else waiting
+
+    def _rewind(self) -> None:
+        """Forget everything uncommitted and read it again."""
+        assigned = self._consumer.assignment()
+        self._pending, self._pending_bytes = [], 0
+        self._merger.drop(assigned)
+        self._merger.assign(assigned)
+        self._paused.clear()
+        self._start(assigned)

@@ -1,0 +1,400 @@
+"""One watched stream: coded rows in, alerts out. Pure: no I/O, no clock.
+
+What is published depends only on the rows and their order, never on how they were cut into batches: detectors run up
+to the next pane boundary of the stream's own row count at most, signals are handled in row order with the counts as
+they were at their row, and everything that acts back on a detector waits for the pane boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream_monitor.alerts import (
+    Alert,
+    AlertKind,
+    CurrentShare,
+    Detected,
+    Effect,
+    EventRef,
+    Finding,
+    Onset,
+    ReferenceShare,
+    Retrain,
+    Severity,
+    State,
+    alert_id,
+    rfc3339,
+)  # fmt: skip
+from stream_monitor.batch import Extra, Origins, Unknown
+from stream_monitor.book import Entry
+from stream_monitor.detectors.ensemble import DetectorSet
+from stream_monitor.detectors.recovery import REASONS, Reason, Recovery, decide, reopened
+from stream_monitor.detectors.signal import Signal
+from stream_monitor.display import Display
+from stream_monitor.heavy import HeavyNames
+from stream_monitor.lifecycle import (
+    EXPLANATIONS,
+    LEADERS,
+    Episode,
+    Lifecycle,
+    awaits_explanation,
+    severity,
+    update_due,
+)
+from stream_monitor.outside import Outside
+from stream_monitor.reference import Column, Role, StreamKey
+from stream_monitor.summary import Description, Recent, describe
+from stream_monitor.trail import FINE, Origin, Trail
+
+PANE_ROWS: Final = 100
+"""Rows between two looks at recovery and updates; the histogram's pane."""
+CITED_ROWS: Final = FINE - PANE_ROWS
+"""Rows since the onset that an alert's current distribution is taken from, at most: what the trail surely still has."""
+RESOLVED_ROWS: Final = 500
+"""Rows that the present distribution of a resolved alert is taken from."""
+MAX_UNKNOWN: Final = 1_000
+CONFIRMING_Z: Final = 5.0
+"""Standard errors by which the mean rank since the onset has to differ for ADWIN or Page-Hinkley to open an alert."""
+
+KINDS: Final = {
+    Role.INPUT: AlertKind.DATA_DRIFT,
+    Role.PREDICTION: AlertKind.PREDICTION_DRIFT,
+    Role.OUTCOME: AlertKind.CONCEPT_DRIFT,
+}
+
+
+RECOVERY: Final = Recovery()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides, for one stream: the lifecycle, the digest of the detection settings, and the name of the input."""
+
+    lifecycle: Lifecycle
+    config_digest: str
+    topic: str
+    recovery: Recovery = RECOVERY
+
+
+class MonitorState(msgspec.Struct):
+    """Everything of a monitor but its detectors and its trail."""
+
+    rows: int
+    episodes: list[Episode]
+    unknown: list[str]
+    extras: list[tuple[int, int, float | str]]
+    names: dict[int, HeavyNames]
+    past: dict[int, tuple[int, int]]
+
+
+class Monitor:
+    """The detectors, the open episodes and the recent rows of one stream under one reference."""
+
+    def __init__(self, stream: StreamKey, entry: Entry, detectors: DetectorSet, rules: Rules) -> None:
+        self.stream = stream
+        self.entry = entry
+        self.detectors = detectors
+        self.trail = Trail(len(entry.reference.columns))
+        self.episodes: dict[int, Episode] = {}
+        self._rules = rules
+        self._columns: list[Column] = entry.reference.columns
+        self._unknown: set[str] = set()
+        self._outside = Outside()
+        self._past: dict[int, tuple[int, int]] = {}
+        """By column: the row at which its last episode ended, and how often it has been reopened."""
+        self._displays: dict[int, Display] = {}
+
+    @property
+    def rows(self) -> int:
+        return self.trail.rows
+
+    def feed(
+        self,
+        codes: npt.NDArray[np.uint8],
+        origins: Origins,
+        extras: Sequence[Extra] = (),
+        unknown: Sequence[Unknown] = (),
+    ) -> list[Alert]:
+        """Rows of the stream, `codes` of shape `[rows, columns]`; the alerts they raise, in row order."""
+        strata = self.entry.reference.strata_of(origins.time_ms)
+        base, start = self.rows, 0
+        alerts: list[Alert] = []
+        while start < len(origins):
+            stop = min(len(origins), start + PANE_ROWS - self.rows % PANE_ROWS)
+            first = self.rows
+            self.trail.extend(codes[start:stop], origins.take(slice(start, stop)))
+            self._outside.add((base + e.row, e.column, e.value) for e in extras if start <= e.row < stop)
+            new = [(base + u.row, u.name) for u in unknown if start <= u.row < stop]
+            signals = self.detectors.update(codes[start:stop], strata[start:stop], first)
+            alerts += self._in_row_order(signals, new)
+            if self.rows % PANE_ROWS == 0:
+                alerts += self._end_of_pane()
+            start = stop
+        return alerts
+
+    def end(self, reason: str) -> list[Alert]:
+        """Resolve everything open, as of the last row fed."""
+        alerts = [self._resolve(column, self.rows - 1, reason) for column in sorted(self.episodes)]
+        self.episodes.clear()
+        return alerts
+
+    def state(self) -> MonitorState:
+        return MonitorState(
+            self.rows,
+            [self.episodes[column] for column in sorted(self.episodes)],
+            sorted(self._unknown),
+            *self._outside.state(),
+            dict(self._past),
+        )
+
+    def restore(self, state: MonitorState) -> None:
+        """Take over what `state` gave; the trail and the detectors are restored by `state.py`. Raises WireError."""
+        self._outside.restore(state.extras, state.names)
+        self.episodes = {episode.column: episode for episode in state.episodes if episode.column < len(self._columns)}
+        self._unknown = set(state.unknown)
+        self._past = dict(state.past)
+
+    def _in_row_order(self, signals: list[Signal], unknown: list[tuple[int, str]]) -> list[Alert]:
+        events: list[tuple[int, int, Signal | str]] = [(s.row, s.column, s) for s in signals]
+        events += [(row, -1, name) for row, name in unknown]
+        events.sort(key=lambda event: event[:2])  # stable: detectors keep their order within a row and column
+        alerts = []
+        for row, _, event in events:
+            alert = self._on_signal(event) if isinstance(event, Signal) else self._on_unknown(event, row)
+            if alert is not None:
+                alerts.append(alert)
+        return alerts
+
+    def _on_signal(self, signal: Signal) -> Alert | None:
+        episode = self.episodes.get(signal.column)
+        finding = (signal.statistic, signal.value, signal.threshold, signal.direction, signal.alternative)
+        if episode is not None:
+            episode.findings[signal.detector] = finding
+            return None
+        if signal.detector not in LEADERS and not self._confirmed(signal):
+            return None
+        return self._open(signal, finding)
+
+    def _confirmed(self, signal: Signal) -> bool:
+        """Whether the rows since the signal's onset differ from the reference, not only from the rows before."""
+        counts = self._counts(signal.column, signal.onset_row, signal.row)
+        return abs(self.detectors.mean_rank_z(signal.column, counts)) > CONFIRMING_Z
+
+    def _open(self, signal: Signal, finding: tuple[str, float, float, str, str]) -> Alert:
+        column = signal.column
+        onset_row, earliest_row = self._onset(signal)
+        counts = self._counts(column, onset_row, signal.row)
+        effect = self._effect(column, counts)
+        identity = self._id(column, State.FIRING, signal.row)
+        resolved_row, reopenings = self._past.get(column, (-1, 0))
+        onset = self.trail.at(onset_row)
+        episode = Episode(
+            id=identity,
+            column=column,
+            opened_row=signal.row,
+            onset_row=onset_row,
+            earliest_row=earliest_row,
+            onset=(onset.partition, onset.offset, onset.index, onset.time_ms),
+            earliest_time_ms=self.trail.at(earliest_row).time_ms,
+            severity=severity(self._rules.lifecycle, effect.psi, 0, Severity.INFO),
+            js_distance=effect.js_distance,
+            published_row=signal.row,
+            reopenings=reopened(self._rules.recovery, reopenings, resolved_row, signal.row),
+            findings={signal.detector: finding},
+        )
+        self.episodes[column] = episode
+        return self._alert(episode, State.FIRING, signal.row, counts, identity)
+
+    def _onset(self, signal: Signal) -> tuple[int, int]:
+        """The likeliest and the earliest plausible row of the onset, whichever detector fired."""
+        first = max(signal.row + 1 - CITED_ROWS, 0)
+        codes = self.trail.codes_between(first, signal.row + 1, signal.column)
+        strata = np.zeros(len(codes), dtype=np.uint8)
+        if self.entry.reference.strata > 1:
+            times = [self.trail.at(row).time_ms for row in range(first, signal.row + 1)]
+            strata = self.entry.reference.strata_of(np.array(times, dtype=np.int64))
+        return self.detectors.onset(signal, codes, strata)
+
+    def _end_of_pane(self) -> list[Alert]:
+        """Updates and recoveries, decided once a pane; episodes opened since act on the detectors from here on."""
+        onsets = {column: episode.onset_row for column, episode in self.episodes.items()}
+        self._outside.end_of_pane(self.rows - PANE_ROWS, self.rows, onsets)
+        if not self.episodes:
+            return []
+        row = self.rows - 1
+        columns = sorted(self.episodes)
+        opened = np.array([self.episodes[column].opened_row for column in columns])
+        onset = np.array([self.episodes[column].onset_row for column in columns])
+        reopenings = np.array([self.episodes[column].reopenings for column in columns])
+        returned = self.detectors.return_rows(columns)
+        reasons = decide(self._rules.recovery, row, opened, onset, returned, reopenings)
+        alerts = []
+        for column, reason in zip(columns, reasons.tolist(), strict=True):
+            if reason == Reason.RETURNED:
+                alerts.append(self._resolve(column, row, "returned"))
+                self._past[column] = (row, self.episodes.pop(column).reopenings)
+                self.detectors.release(column)
+            else:
+                self.detectors.engage(column)
+                alerts += self._update(self.episodes[column], row)
+        return alerts
+
+    def _update(self, episode: Episode, row: int) -> list[Alert]:
+        counts = self._window(episode, row)
+        effect = self._effect(episode.column, counts)
+        grave = severity(self._rules.lifecycle, effect.psi, row - episode.opened_row, episode.severity)
+        verdict = update_due(self._rules.lifecycle, episode, row, effect.js_distance, grave)
+        if verdict.publish:
+            episode.severity, episode.js_distance, episode.updates = grave, effect.js_distance, episode.updates + 1
+        elif not (awaits_explanation(episode, row) and self._told(episode, row, counts).direction in EXPLANATIONS):
+            return []
+        episode.published_row = row
+        identity = self._id(episode.column, State.UPDATED, row)
+        reason = verdict.reason or "what happened has become clear"
+        return [self._alert(episode, State.UPDATED, row, counts, identity, reason)]
+
+    def _told(self, episode: Episode, row: int, counts: npt.NDArray[np.int64]) -> Description:
+        before = self._display(episode.column).reference_counts
+        return describe(self._columns[episode.column], before, counts, self._recent(episode, row))
+
+    def _resolve(self, column: int, row: int, reason: str) -> Alert:
+        episode = self.episodes[column]
+        counts = self._counts(column, max(episode.onset_row, row - RESOLVED_ROWS), row)
+        return self._alert(episode, State.RESOLVED, row, counts, self._id(column, State.RESOLVED, row), reason)
+
+    def _on_unknown(self, name: str, row: int) -> Alert | None:
+        """One alert a feature that the reference does not know; it waits for the next reference."""
+        if name in self._unknown or len(self._unknown) >= MAX_UNKNOWN:
+            return None
+        self._unknown.add(name)
+        origin = self.trail.at(row)
+        identity = alert_id(
+            self._rules.config_digest, self.entry.digest, "stream", AlertKind.SCHEMA_CHANGE, self.stream, name,
+            State.FIRING, origin,
+        )  # fmt: skip
+        time = rfc3339(origin.time_ms)
+        return Alert(
+            id=identity, episode=identity, scope="stream", state=State.FIRING, kind=AlertKind.SCHEMA_CHANGE,
+            severity=Severity.WARNING, model=self.stream.model, version=self.stream.version,
+            segment=self.stream.segment, column=name, role=Role.INPUT, direction="new_feature",
+            summary=f"{name}: a feature that the reference does not know; not watched until a reference has it",
+            onset=Onset(time=time, earliest=time, event=_event(origin)),
+            detected=self._detected(origin, 0),
+        )  # fmt: skip
+
+    def _counts(self, column: int, onset_row: int, row: int) -> npt.NDArray[np.int64]:
+        """Counts by code of the rows from the onset to `row`, the last `CITED_ROWS` of them at most."""
+        first = max(onset_row, row + 1 - CITED_ROWS)
+        codes = self.trail.codes_between(first, row + 1, column)
+        return np.bincount(codes, minlength=len(self._columns[column].strata[0].counts))
+
+    def _window(self, episode: Episode, row: int) -> npt.NDArray[np.int64]:
+        """At the end of a pane: the detectors' longer window where it lies within the episode, else as `_counts`."""
+        window = self.detectors.window(episode.column)
+        if window is not None and window.sum() <= row + 1 - episode.onset_row:
+            return window
+        return self._counts(episode.column, episode.onset_row, row)
+
+    def _effect(self, column: int, counts: npt.NDArray[np.int64]) -> Effect:
+        found = self.detectors.effect(column, counts)
+        return Effect(
+            js_distance=_rounded(found.js_distance), psi=_rounded(found.psi), ks=_rounded(found.ks),
+            wasserstein_rank=_rounded(found.wasserstein_rank), n=int(counts.sum()),
+        )  # fmt: skip
+
+    def _alert(
+        self,
+        episode: Episode,
+        state: State,
+        row: int,
+        counts: npt.NDArray[np.int64],
+        identity: str,
+        reason: str = "",
+    ) -> Alert:
+        column = self._columns[episode.column]
+        display = self._display(episode.column)
+        origin, onset = self.trail.at(row), Origin(*episode.onset)
+        told = self._told(episode, row, counts)
+        episode.direction = told.direction
+        text = f"{column.name}: {told.text}"
+        if state is State.RESOLVED:
+            text = f"{column.name}: {_RESOLVED.get(reason, reason)}"
+        return Alert(
+            id=identity, episode=episode.id, scope="column", state=state, kind=KINDS[column.role],
+            severity=episode.severity, model=self.stream.model, version=self.stream.version,
+            segment=self.stream.segment, column=column.name, role=column.role, summary=text, reason=reason,
+            direction=told.direction if state is not State.RESOLVED else "",
+            onset=Onset(
+                time=rfc3339(onset.time_ms), earliest=rfc3339(episode.earliest_time_ms), event=_event(onset)
+            ),
+            detected=self._detected(origin, row - episode.onset_row),
+            signals=[
+                Finding(detector=name, statistic=statistic, value=_rounded(value), threshold=_rounded(threshold),
+                        direction=direction, alternative=alternative)
+                for name, (statistic, value, threshold, direction, alternative) in sorted(episode.findings.items())
+            ],
+            effect=self._effect(episode.column, counts),
+            reference=ReferenceShare(
+                digest=self.entry.digest, origin=self.entry.reference.source.origin, n=column.n,
+                bins=display.labels, share=display.reference_share,
+            ),
+            current=CurrentShare(n=int(counts.sum()), share=display.share(counts)),
+            retrain=Retrain(from_=rfc3339(onset.time_ms), rows=row - episode.onset_row + 1)
+            if state is not State.RESOLVED
+            else None,
+        )  # fmt: skip
+
+    def _recent(self, episode: Episode, row: int) -> Recent:
+        """What a description may cite of the rows since the onset, beside their counts."""
+        column, onset_row = episode.column, episode.onset_row
+        run = self._run(column, row)
+        since_ms = self.trail.at(row - run + 1).time_ms
+        return Recent(
+            self._outside.numbers(column, onset_row, row), self._outside.names(column, onset_row, row),
+            run, rfc3339(since_ms)[:16].replace("T", " ") if since_ms else "",
+        )  # fmt: skip
+
+    def _run(self, column: int, row: int) -> int:
+        """How many rows up to `row` have its code, as far as is remembered."""
+        codes = self.trail.codes_between(max(0, row + 1 - CITED_ROWS), row + 1, column)
+        others = np.flatnonzero(codes != codes[-1])
+        return len(codes) - 1 - int(others[-1]) if len(others) else len(codes)
+
+    def _detected(self, origin: Origin, rows: int) -> Detected:
+        return Detected(
+            time=rfc3339(origin.time_ms), topic=self._rules.topic, partition=origin.partition, offset=origin.offset,
+            index=origin.index, rows_since_onset=rows,
+        )  # fmt: skip
+
+    def _id(self, column: int, state: State, row: int) -> str:
+        watched = self._columns[column]
+        return alert_id(
+            self._rules.config_digest, self.entry.digest, "column", KINDS[watched.role], self.stream, watched.name,
+            state, self.trail.at(row),
+        )  # fmt: skip
+
+    def _display(self, column: int) -> Display:
+        if column not in self._displays:
+            self._displays[column] = Display.of(self._columns[column])
+        return self._displays[column]
+
+
+_RESOLVED: Final = {
+    "returned": REASONS[Reason.RETURNED],
+    "reference_changed": "watched against a new reference from here on",
+}
+
+
+def _event(origin: Origin) -> EventRef:
+    return EventRef(partition=origin.partition, offset=origin.offset, index=origin.index)
+
+
+def _rounded(value: float) -> float:
+    """Six significant digits: what is published must not differ in the last bit between machines."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,44 @@
+"""What a reference should watch, and how: the choices of whoever fits one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from stream_monitor.reference import Kind, Season
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """How to fit a reference; the defaults need no touching.
+
+    `include`, `exclude`: features by name or glob; one that is included by its full name, or given a kind, is watched
+    even if it looks like an identifier or never occurs; None includes all. `kinds` overrides what the values say.
+    `ordered`: whether the order of the rows is that of the events: True trusts it, False denies it, None looks at the
+    time stamps. `most_values`: numbers kept in memory, over all columns and streams; beyond, edges come from a sample.
+    `stratum_rows`: rows that a stratum of a season should hold.
+    """
+
+    season: Season | Literal["auto"] = "auto"
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    importance: Mapping[str, float] = field(default_factory=dict)
+    ordered: bool | None = None
+    most_values: int = 32_000_000
+    stratum_rows: int = 500
+
+    def named(self) -> list[str]:
+        """Features asked for by their full name."""
+        listed = [name for name in self.include or () if not set(name) & set("*?[")]
+        return list(dict.fromkeys([*listed, *self.kinds]))
+
+    def refusal(self, feature: str) -> str | None:
+        """Why a feature is not to be watched by these options; None if it may be."""
+        if any(fnmatchcase(feature, pattern) for pattern in self.exclude):
+            return "excluded by the configuration"
+        if self.include is not None and not any(fnmatchcase(feature, pattern) for pattern in self.include):
+            return "not listed in the configuration"
+        return None

@@ -1,0 +1,233 @@
+"""Putting the rows of several encoders in order. Pure, and a function of the codes topic alone.
+
+Each encoder merges its own input partitions by time (`merge.py`), but two encoders write to the codes topic in turns,
+and one may be seconds behind. So every encoder transaction ends with a *tick* on every codes partition: how far each
+of its input partitions has come (its *promise*: rows still to come from it are not older), and the encoder's clock.
+The detect stage keeps rows back until no input partition can bring an older one, and feeds them in the order of (merge
+time, input partition, offset, index). A partition that does not come along is waited for at most `MAX_WAIT_MS` by the
+ticks' clock. Rows that come later than that are fed with the next tick.
+
+With one encoder its own tick, in the same transaction, releases everything at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream_monitor import wire
+from stream_monitor.batch import Batch, CodedBatch, Extra, Origins, RawBatch, Unknown
+from stream_monitor.errors import WireError
+
+KIND: Final = b"T"
+SCHEMAS: Final = range(1, 2)
+MAX_WAIT_MS: Final = 15_000
+"""As long as a session: by then the partitions of an encoder that died have a new owner, who catches up."""
+LONG_AGO: Final = -(2**62)
+MAX_PARTITIONS: Final = 100_000
+DATES_MS: Final = range(-62_135_596_800_000, 253_402_300_800_000)
+"""Times that can be written as a date, years 1 to 9999."""
+
+
+class Tick(msgspec.Struct, frozen=True, array_like=True):
+    """`total`: input partitions there are. `promises`: of the encoder's own, input partition → merge time, epoch ms."""
+
+    clock_ms: int
+    total: int
+    promises: dict[int, int]
+
+
+_ticks = msgspec.msgpack.Decoder(Tick)
+
+
+def encode_tick(tick: Tick) -> bytes:
+    return wire.pack(KIND, SCHEMAS.stop - 1, tick)
+
+
+def is_tick(data: bytes | None) -> bool:
+    return data is not None and data[3:4] == KIND
+
+
+def decode_tick(data: bytes | None) -> Tick:
+    """Bytes of the codes topic → tick; raises WireError."""
+    tick = wire.unpack(KIND, SCHEMAS, data, _ticks)
+    if not 0 <= tick.total <= MAX_PARTITIONS or any(not 0 <= p < tick.total for p in tick.promises):
+        raise WireError("a tick names an input partition that cannot be")
+    return tick
+
+
+class Clock(msgspec.Struct):
+    """How far the input has come, as the ticks of one codes partition tell; `offset` of the next record to be read."""
+
+    offset: int = 0
+    clock_ms: int = LONG_AGO
+    total: int = 0
+    promises: dict[int, int] = {}
+
+    def advance(self, tick: Tick, offset: int) -> Clock:
+        """After the tick at `offset`. The last word on a partition holds: its new owner may know less than the old."""
+        promises = self.promises | tick.promises
+        return Clock(offset + 1, max(self.clock_ms, tick.clock_ms), max(self.total, tick.total), promises)
+
+    @property
+    def watermark_ms(self) -> int:
+        """No row older than this is still to come; LONG_AGO while an input partition has not been heard of."""
+        if len(self.promises) < self.total:
+            return LONG_AGO
+        return min(self.promises.values(), default=LONG_AGO)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A batch, or what is left of it, on offset `offset` of the codes; `keys`: ascending merge times of its rows."""
+
+    offset: int
+    arrived_ms: int
+    batch: Batch
+    keys: npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Queue:
+    """The rows of one stream that wait. All rows up to merge time `released_ms` that came before `stamp` are fed."""
+
+    stamp: int = 0
+    released_ms: int = LONG_AGO
+    _waiting: list[_Waiting] = field(default_factory=list)
+
+    def add(self, batch: Batch, offset: int, clock_ms: int) -> None:
+        """Take a batch; rows that the stream has had already (it was restored) are dropped."""
+        batch = _ascending(batch)
+        keys = _origins(batch).record_ms
+        if offset < self.stamp:
+            fresh = int(np.searchsorted(keys, self.released_ms, side="right"))
+            if fresh == len(keys):
+                return
+            batch, keys = _part(batch, fresh, len(keys)), keys[fresh:]
+        self._waiting.append(_Waiting(offset, clock_ms, batch, keys))
+
+    @property
+    def first_offset(self) -> int | None:
+        """Of the codes record that the oldest waiting row came in."""
+        return min((waiting.offset for waiting in self._waiting), default=None)
+
+    def release(self, clock: Clock) -> tuple[list[Batch], int | None]:
+        """At a tick: the rows that need not wait any longer, in order, and the least codes offset they came from.
+
+        A tick that the stream has seen before it was restored releases nothing.
+        """
+        if clock.offset <= self.stamp:
+            return [], None
+        overdue = [w.keys[-1] for w in self._waiting if clock.clock_ms - w.arrived_ms >= MAX_WAIT_MS]
+        self.stamp = clock.offset
+        self.released_ms = max(self.released_ms, clock.watermark_ms, *map(int, overdue))
+        ready: list[_Waiting] = []
+        left: list[_Waiting] = []
+        for waiting in self._waiting:
+            self._split(waiting, ready, left)
+        self._waiting = left
+        if not ready:
+            return [], None
+        return list(_merged(ready)), min(waiting.offset for waiting in ready)
+
+    def _split(self, waiting: _Waiting, ready: list[_Waiting], left: list[_Waiting]) -> None:
+        count = int(np.searchsorted(waiting.keys, self.released_ms, side="right"))
+        size = len(waiting.keys)
+        if count == size:
+            ready.append(waiting)
+            return
+        if count:
+            part = _part(waiting.batch, 0, count)
+            ready.append(_Waiting(waiting.offset, waiting.arrived_ms, part, waiting.keys[:count]))
+        rest = _part(waiting.batch, count, size)
+        left.append(_Waiting(waiting.offset, waiting.arrived_ms, rest, waiting.keys[count:]))
+
+
+def _merged(ready: list[_Waiting]) -> Iterator[Batch]:
+    """Batches of one kind and reference that overlap in time become one; the others follow one another."""
+    ready.sort(key=lambda waiting: (int(waiting.keys[0]), waiting.offset))
+    group: list[_Waiting] = []
+    for waiting in ready:
+        if group and not _mergeable(group[0].batch, waiting.batch):
+            yield _join(group)
+            group = []
+        group.append(waiting)
+    yield _join(group)
+
+
+def _mergeable(one: Batch, other: Batch) -> bool:
+    if isinstance(one, CodedBatch) and isinstance(other, CodedBatch):
+        return (one.digest, one.generation) == (other.digest, other.generation)
+    return isinstance(one, RawBatch) and isinstance(other, RawBatch)
+
+
+def _join(group: list[_Waiting], *, always: bool = False) -> Batch:
+    """One batch of several, rows in the order of (merge time, input partition, offset, index)."""
+    if len(group) == 1 and not always:
+        return group[0].batch
+    keys = np.concatenate([waiting.keys for waiting in group])
+    origins = Origins.join([_origins(waiting.batch) for waiting in group])
+    order = np.lexsort((origins.index, origins.offset, origins.partition, keys))
+    first = group[0].batch
+    if isinstance(first, RawBatch):
+        rows = [row for waiting in group if isinstance(waiting.batch, RawBatch) for row in waiting.batch.rows]
+        return RawBatch(first.stream, tuple(rows[i] for i in order.tolist()))
+    coded = [waiting.batch for waiting in group if isinstance(waiting.batch, CodedBatch)]
+    starts = np.cumsum([0, *(len(batch) for batch in coded)]).tolist()
+    place = np.empty(len(order), dtype=np.intp)
+    place[order] = np.arange(len(order))
+    extras = [Extra(int(place[s + e.row]), e.column, e.value)
+              for s, batch in zip(starts, coded, strict=False) for e in batch.extras]  # fmt: skip
+    unknown = [Unknown(int(place[s + u.row]), u.name)
+               for s, batch in zip(starts, coded, strict=False) for u in batch.unknown]  # fmt: skip
+    return CodedBatch(
+        first.stream, first.digest, first.generation, np.concatenate([batch.codes for batch in coded])[order],
+        origins.take(order), tuple(sorted(extras, key=lambda e: e.row)), tuple(sorted(unknown, key=lambda u: u.row)),
+    )  # fmt: skip
+
+
+def _part(batch: Batch, start: int, stop: int) -> Batch:
+    if isinstance(batch, RawBatch):
+        return RawBatch(batch.stream, batch.rows[start:stop])
+    return CodedBatch(
+        batch.stream,
+        batch.digest,
+        batch.generation,
+        batch.codes[start:stop],
+        batch.origins.take(slice(start, stop)),
+        tuple(Extra(e.row - start, e.column, e.value) for e in batch.extras if start <= e.row < stop),
+        tuple(Unknown(u.row - start, u.name) for u in batch.unknown if start <= u.row < stop),
+    )
+
+
+def check(batch: Batch, widths: npt.NDArray[np.int64] | None) -> None:
+    """Raise WireError for what no encoder writes, though its types fit: times that are no dates, names that are no
+    texts, codes beyond `widths`, the codes that the columns of its reference have (None: unknown)."""
+    times = _origins(batch).time_ms
+    if not (int(times.min()) in DATES_MS and int(times.max()) in DATES_MS):
+        raise WireError("a batch holds times that are no dates")
+    if isinstance(batch, CodedBatch):
+        if widths is not None and len(widths) == batch.codes.shape[1] and (batch.codes.max(axis=0) >= widths).any():
+            raise WireError("a batch holds codes that its reference does not have")
+    elif not all(_named(part) for row in batch.rows for part in (row.features, row.prediction, row.label)):
+        raise WireError("a raw batch holds names that are no texts")
+
+
+def _named(value: object) -> bool:
+    """Whether all keys of a value and within it are texts; it is as deep as msgpack reads, which is not far."""
+    return not isinstance(value, dict) or all(isinstance(key, str) and _named(each) for key, each in value.items())
+
+
+def _origins(batch: Batch) -> Origins:
+    return batch.origins if isinstance(batch, CodedBatch) else Origins.of(batch.rows)
+
+
+def _ascending(batch: Batch) -> Batch:
+    """The batch with its rows in the order of their merge times, as encoders write them anyway."""
+    keys = _origins(batch).record_ms
+    return batch if (keys[1:] >= keys[:-1]).all() else _join([_Waiting(0, 0, batch, keys)], always=True)

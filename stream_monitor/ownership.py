@@ -1,0 +1,61 @@
+"""Partitions that nobody reads. A static member that was killed half-way through a cooperative rebalance gets its old
+half of the assignment back when it returns, and the group believes itself stable: what it was to take over stays
+without an owner until something else makes the group rebalance. So every member looks, and asks for it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from stream_monitor.broker.protocol import Broker, Consumer, TopicPartition
+
+log = structlog.get_logger()
+
+LOOK_S: Final = 30.0
+"""Between two looks; an orphan is behind, and has not moved, at two of them."""
+
+
+class Ownership:
+    """Watches over the partitions of a topic that this member of a group does not hold."""
+
+    def __init__(self, broker: Broker, consumer: Consumer, group: str, topic: str) -> None:
+        self._broker = broker
+        self._consumer = consumer
+        self._group = group
+        self._topic = topic
+        self._looked_s: float | None = None
+        self._behind: dict[TopicPartition, int] = {}
+
+    def look(self, now_s: float) -> None:
+        """When it is time: ask the group to rebalance if somebody else's partition is behind and stands still."""
+        if self._looked_s is None:
+            self._looked_s = now_s
+        if now_s - self._looked_s < LOOK_S:
+            return
+        self._looked_s = now_s
+        before, self._behind = self._behind, self._others_behind()
+        orphans = sorted(partition.partition for partition, at in self._behind.items() if before.get(partition) == at)
+        if orphans:
+            log.warning(
+                "partitions that nobody reads: asking the group to rebalance", group=self._group, partitions=orphans
+            )
+            self._consumer.rejoin()
+
+    def _others_behind(self) -> dict[TopicPartition, int]:
+        """Committed offsets of the partitions held by others that have records beyond them."""
+        total = self._broker.topics([self._topic])[self._topic].partitions
+        held = self._consumer.assignment()
+        others = [p for n in range(total) if (p := TopicPartition(self._topic, n)) not in held]
+        if not held or not others:
+            return {}
+        reader = self._broker.reader(others)
+        try:
+            ends = reader.end_offsets()
+        finally:
+            reader.close()
+        committed = self._broker.group_offsets(self._group, others)
+        at = {partition: committed[partition] or 0 for partition in others}
+        # The last record may be the marker of a transaction, which is never committed past until the next poll.
+        return {partition: offset for partition, offset in at.items() if offset < ends[partition] - 1}

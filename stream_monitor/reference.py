@@ -1,0 +1,237 @@
+"""What training looked like: per column the bins, their counts, and what a person wants to read about it.
+
+A reference is a JSON document without raw rows. Its digest identifies it: batches, state and alerts carry it.
+Fitting one from rows is `fit.py`; turning values into codes by it is `encode.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream_monitor.codes import FIRST_BIN, MAX_BINS
+from stream_monitor.errors import ReferenceInvalid
+
+SCHEMA_VERSION = 1
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
+MAX_COLUMNS = 5_000
+
+
+class StreamKey(NamedTuple):
+    """The identity of a stream; an empty version or segment means "none given"."""
+
+    model: str
+    version: str = ""
+    segment: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in self if part)
+
+
+class Role(StrEnum):
+    INPUT = "input"
+    PREDICTION = "prediction"
+    OUTCOME = "outcome"
+
+
+class Kind(StrEnum):
+    NUMERIC = "numeric"
+    CATEGORICAL = "categorical"
+
+
+class Season(StrEnum):
+    """Which rhythm the strata follow; hours are UTC, the week starts on Monday."""
+
+    NONE = "none"
+    HOUR_OF_DAY = "hour_of_day"
+    HOUR_OF_WEEK = "hour_of_week"
+
+
+SLOTS = {Season.NONE: 1, Season.HOUR_OF_DAY: 24, Season.HOUR_OF_WEEK: 168}
+
+
+class Bins(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The bins of one column in one stratum.
+
+    `edges`: numeric only, `[bins]`, ascending *inclusive upper* edges; bin i holds edges[i−1] < x ≤ edges[i], the last
+    edge is the training maximum, and x < `low` (the minimum) is `below`. Categorical columns have none.
+    `counts`: `[FIRST_BIN + bins]` reference rows by code (the four special codes first). Two things to know: with a
+    season a bin may be empty in some strata; and where the categories are exhaustive, `new` holds the rows whose name
+    occurred just once (to all other rows it was new), an estimate of how often new names are to be expected.
+    """
+
+    counts: list[int]
+    edges: list[float] = []
+    low: float = 0.0
+
+    @property
+    def n(self) -> int:
+        return sum(self.counts)
+
+
+class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One watched column.
+
+    `strata`: one `Bins` a stratum of the reference. `categories`: `[bins]` names, most common first;
+    `rare`: names seen in training beyond those (complete when `exhaustive`; then anything else is new).
+    `autocorrelation_time`: integrated autocorrelation time τ, in rows, ≥ 1 (1 = independent), measured on the ordered
+    reference: the largest of those of location, spread (or categories) and nulls. `repeat`: share of rows whose code
+    equals the previous row's, None if the order is unknown.
+    `quantiles`: level ("0.01" … "0.99") → value in the column's own unit. `mean`, `sd`: of the finite values.
+    `importance`: optional, given by the user.
+    """
+
+    name: str
+    role: Role
+    kind: Kind
+    strata: list[Bins]
+    categories: list[str] = []
+    rare: list[str] = []
+    exhaustive: bool = True
+    autocorrelation_time: float = 1.0
+    repeat: float | None = None
+    quantiles: dict[str, float] = {}
+    mean: float | None = None
+    sd: float | None = None
+    importance: float | None = None
+
+    @property
+    def bins(self) -> int:
+        return len(self.strata[0].counts) - FIRST_BIN
+
+    @property
+    def n(self) -> int:
+        return sum(bins.n for bins in self.strata)
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a reference came from: `files` names without directories, or `stream` for one learned by warming up."""
+
+    origin: str
+    rows: int
+    files: list[str] = []
+    first_time_ms: int | None = None
+    last_time_ms: int | None = None
+    ordered: bool = True
+    notes: list[str] = []
+
+
+class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one stream looked like in training.
+
+    `slots`: `[24 or 168]` the stratum of every hour of the season (thin hours are pooled into a common one); empty
+    without a season. `skipped`: features found in training but not watched, with the reason; they are known, so they
+    raise no `schema_change`.
+    """
+
+    schema_version: int
+    model: str
+    version: str
+    segment: str
+    columns: list[Column]
+    source: Source
+    season: Season = Season.NONE
+    slots: list[int] = []
+    skipped: dict[str, str] = {}
+
+    @property
+    def stream(self) -> StreamKey:
+        return StreamKey(self.model, self.version, self.segment)
+
+    @property
+    def strata(self) -> int:
+        return max(self.slots) + 1 if self.slots else 1
+
+    def to_json(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    def digest(self) -> str:
+        """The first 32 hex digits of the SHA-256 of the document."""
+        return hashlib.sha256(self.to_json()).hexdigest()[:32]
+
+    def strata_of(self, time_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """The stratum of every event time; `time_ms` and the result have shape `[rows]`."""
+        if self.season is Season.NONE:
+            return np.zeros(len(time_ms), dtype=np.uint8)
+        # 1970-01-01 was a Thursday: three days make the week start on Monday.
+        hours = time_ms // 3_600_000 + (72 if self.season is Season.HOUR_OF_WEEK else 0)
+        return np.asarray(self.slots, dtype=np.uint8)[hours % SLOTS[self.season]]
+
+
+def load(data: bytes, name: str = "reference") -> Reference:
+    """Read a reference document; raises ReferenceInvalid naming `name` and what is wrong."""
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise ReferenceInvalid(f"{name}: {len(data)} bytes, more than the {MAX_DOCUMENT_BYTES} a reference may have")
+    try:
+        version = msgspec.json.decode(data, type=_Versioned).schema_version
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ReferenceInvalid(f"{name}: not a reference document: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise ReferenceInvalid(
+            f"{name}: schema version {version}, but this release reads {SCHEMA_VERSION}: "
+            "build it again with `stream-monitor reference build`"
+        )
+    try:
+        reference = msgspec.json.decode(data, type=Reference)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ReferenceInvalid(f"{name}: {error}") from error
+    problems = list(_problems(reference))
+    if problems:
+        raise ReferenceInvalid("\n".join(f"{name}: {problem}" for problem in problems))
+    return reference
+
+
+class _Versioned(msgspec.Struct):
+    schema_version: int
+
+
+def _problems(reference: Reference) -> list[str]:
+    """Everything that would make the detectors or the encoder stumble later."""
+    problems = []
+    if not reference.model:
+        problems.append("model is empty")
+    if not 0 < len(reference.columns) <= MAX_COLUMNS:
+        problems.append(f"{len(reference.columns)} columns; between 1 and {MAX_COLUMNS} can be watched")
+    names = [column.name for column in reference.columns]
+    problems += [f"column {name!r} occurs twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    wanted = SLOTS[reference.season] if reference.season is not Season.NONE else 0
+    if len(reference.slots) != wanted:
+        problems.append(f"slots has {len(reference.slots)} entries, season {reference.season} needs {wanted}")
+    elif reference.slots and (min(reference.slots) < 0 or reference.strata > wanted):
+        problems.append("slots names a stratum that cannot be")
+    for column in reference.columns:
+        problems += [f"column {column.name!r}: {problem}" for problem in _column_problems(column, reference.strata)]
+    return problems
+
+
+def _column_problems(column: Column, strata: int) -> list[str]:
+    if len(column.strata) != strata:
+        return [f"{len(column.strata)} strata, the reference has {strata}"]
+    problems = []
+    for bins in column.strata:
+        size = len(bins.counts) - FIRST_BIN
+        if not 0 <= size <= MAX_BINS or size != column.bins:
+            problems.append(f"{size} bins; 0 to {MAX_BINS} are possible, the same number in every stratum")
+        elif min(bins.counts) < 0 or bins.n < 1:
+            problems.append("counts must be natural numbers and not all zero")
+        elif column.kind is Kind.NUMERIC and len(bins.edges) != size:
+            problems.append(f"{len(bins.edges)} edges for {size} bins")
+        elif column.kind is Kind.NUMERIC and not _ascending(bins):
+            problems.append("edges must ascend strictly, be finite and not lie below `low`")
+        elif column.kind is Kind.CATEGORICAL and len(column.categories) != size:
+            problems.append(f"{len(column.categories)} categories for {size} bins")
+    if not 1.0 <= column.autocorrelation_time < 1e6:
+        problems.append(f"autocorrelation_time {column.autocorrelation_time} is not in 1 … 10⁶")
+    return problems
+
+
+def _ascending(bins: Bins) -> bool:
+    edges = np.asarray(bins.edges, dtype=np.float64)
+    if not len(edges):
+        return True
+    return bool(np.isfinite(edges).all() and (np.diff(edges) > 0).all() and bins.low <= edges[0])

@@ -1,0 +1,37 @@
+"""An alert as a person reads it on a terminal. Pure; the markup is rich's."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.markup import escape
+
+from stream_monitor.alerts import Alert, Severity, State
+
+COLOURS: Final = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
+MARKS: Final = {State.FIRING: "▲ firing", State.UPDATED: "● updated", State.RESOLVED: "✔ resolved"}
+
+INDENT: Final = "   "
+
+
+def line(alert: Alert) -> str:
+    """Two lines: what, and when; below, since when, and what happened.
+
+    `2019-03-31 14:54  ▲ firing   critical  car-loan  car_value`
+    `   since 2019-03-31 02:51 (83 rows): median 21,902 → 38,394, …`
+    """
+    colour = "green" if alert.state is State.RESOLVED else COLOURS[alert.severity]
+    head = f"{minute(alert.detected.time)}  [{colour}]{MARKS[alert.state]:<10} {alert.severity:<8}[/]"
+    since = "" if alert.state is State.RESOLVED else f"[dim]{escape(_since(alert))}:[/] "
+    told = escape(alert.summary.removeprefix(f"{alert.column}: "))
+    return f"{head}  {escape(str(alert.stream))}  [bold]{escape(alert.column)}[/]\n   {INDENT}{since}{told}"
+
+
+def minute(time: str) -> str:
+    """RFC 3339 → date and minute."""
+    return time[:16].replace("T", " ")
+
+
+def _since(alert: Alert) -> str:
+    rows = alert.detected.rows_since_onset
+    return f"since {minute(alert.onset.time)} ({rows:,} row{'' if rows == 1 else 's'})"

@@ -1,0 +1,318 @@
+"""The snapshot of a stream on the state topic: typed, versioned, checked, size-capped; never pickled.
+
+Records of one stream: `["s", model, version, segment, part]`, the snapshot split into parts below the record limit, and
+`["w", model, version, segment, chunk]`, the raw rows of a warm-up, each written once. All parts of a snapshot are
+written in one transaction, so a reader of committed records sees them together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream_monitor import wire
+from stream_monitor.batch import RawBatch, encode_raw
+from stream_monitor.batch import decode as decode_batch
+from stream_monitor.book import Entry, ReferenceBook
+from stream_monitor.detectors.signal import State
+from stream_monitor.errors import WireError
+from stream_monitor.events import Row
+from stream_monitor.monitor import MonitorState
+from stream_monitor.ordering import DATES_MS, LONG_AGO, Clock
+from stream_monitor.reference import StreamKey
+from stream_monitor.stream import Stream
+
+SCHEMAS: Final = range(1, 2)
+KIND: Final = b"S"
+MAX_PARTS: Final = 256
+MAX_CHUNKS: Final = 65_536
+MAX_DIMENSIONS: Final = 4
+MAX_UPDATES: Final = 64
+"""Of one episode: each takes twice as many rows as the one before."""
+DTYPES: Final = frozenset({"|u1", "|b1", "<u2", "<i4", "<i8", "<f4", "<f8", "<u4"})
+
+
+class Array(msgspec.Struct, frozen=True, array_like=True):
+    """A numpy array: dtype as numpy writes it, shape, bytes in C order."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
+class Detector(msgspec.Struct, frozen=True):
+    """One detector's state. `tag` names its kind, parameters and library version: another tag starts cold."""
+
+    tag: str
+    arrays: dict[str, Array]
+    opaque: dict[str, list[bytes]] = {}
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """A monitor: the reference it works under, its own state, the trail and the detectors."""
+
+    digest: str
+    epoch: int
+    generation: int
+    monitor: MonitorState
+    trail: dict[str, Array]
+    detectors: dict[str, Detector]
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Everything of one stream: the rows that came before the codes offset `stamp` and were merged by a time up to
+    `released_ms` are in it (see `ordering.Queue`). `chunks`: of the warm-up."""
+
+    model: str
+    version: str
+    segment: str
+    stamp: int
+    released_ms: int
+    watched: Watched | None = None
+    chunks: int = 0
+
+
+class _Part(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of an encoded snapshot; all pieces carry the same stamp and count."""
+
+    stamp: int
+    part: int
+    parts: int
+    data: bytes
+
+
+_snapshots = msgspec.msgpack.Decoder(Snapshot)
+_parts = msgspec.msgpack.Decoder(_Part)
+_key_type = tuple[str, str, str, str, int]
+
+
+def pack_array(array: npt.NDArray[np.generic]) -> Array:
+    return Array(array.dtype.str, list(array.shape), array.tobytes())
+
+
+def unpack_array(array: Array) -> npt.NDArray[np.generic]:
+    """A fresh, writable array; raises WireError for a dtype we do not write or a length that does not fit."""
+    if array.dtype not in DTYPES:
+        raise WireError(f"array of dtype {array.dtype[:20]!r}")
+    if len(array.shape) > MAX_DIMENSIONS or any(not 0 <= extent <= wire.MAX_BODY_BYTES for extent in array.shape):
+        raise WireError(f"array of {len(array.shape)} dimensions, or of extents that cannot be")
+    dtype = np.dtype(array.dtype)
+    if math.prod(array.shape) * dtype.itemsize != len(array.data):
+        raise WireError(f"array of shape {array.shape} with {len(array.data)} bytes")
+    return np.frombuffer(array.data, dtype=dtype).reshape(array.shape).copy()
+
+
+def pack_detector(tag: str, state: State) -> Detector:
+    arrays = {name: pack_array(part) for name, part in state.items() if isinstance(part, np.ndarray)}
+    opaque = {name: part for name, part in state.items() if isinstance(part, list)}
+    return Detector(tag, arrays, opaque)
+
+
+def unpack_detector(detector: Detector) -> State:
+    return {name: unpack_array(array) for name, array in detector.arrays.items()} | dict(detector.opaque)
+
+
+def key(stream: StreamKey, number: int, letter: str = "s") -> bytes:
+    return msgspec.json.encode([letter, *stream, number])
+
+
+CLOCK_KEY: Final = msgspec.json.encode(["c", "", "", "", 0])
+CLOCK_KIND: Final = b"K"
+_clocks = msgspec.msgpack.Decoder(Clock)
+
+
+def pack_clock(clock: Clock) -> bytes:
+    """The state of a codes partition itself: what its ticks said, as of the committed offset."""
+    return wire.pack(CLOCK_KIND, SCHEMAS.stop - 1, clock)
+
+
+def unpack_clock(data: bytes | None) -> Clock:
+    """Raises WireError."""
+    return wire.unpack(CLOCK_KIND, SCHEMAS, data, _clocks)
+
+
+@dataclass(slots=True)
+class Saved:
+    """What the topic holds of a stream by our own account, so that the next save can delete what it leaves behind.
+
+    `warmup_rows` of the present warm-up are in the chunks, the last of them `last_row`; none: the chunks are of no use.
+    """
+
+    parts: int = 0
+    chunks: int = 0
+    warmup_rows: int = 0
+    last_row: Row | None = None
+
+    def is_of(self, warmup: list[Row]) -> bool:
+        """Whether what was saved is the beginning of these rows; a warm-up that failed has begun anew."""
+        return 0 < self.warmup_rows <= len(warmup) and warmup[self.warmup_rows - 1] is self.last_row
+
+
+def save(stream: Stream, stamp: int, released_ms: int, saved: Saved) -> tuple[list[tuple[bytes, bytes | None]], Saved]:
+    """The records (None: tombstone) that bring the topic from `saved` to the stream's present state, and what it then
+    holds. Warm-up rows already saved are not written again."""
+    records: list[tuple[bytes, bytes | None]] = []
+    warmup = stream.warmup
+    chunks, warmup_rows = saved.chunks, saved.warmup_rows
+    if not saved.is_of(warmup) or chunks >= MAX_CHUNKS // 2:
+        records += [(key(stream.key, chunk, "w"), None) for chunk in range(chunks)]
+        chunks, warmup_rows = 0, 0
+    if len(warmup) > warmup_rows:
+        for data in encode_raw(RawBatch(stream.key, tuple(warmup[warmup_rows:]))):
+            records.append((key(stream.key, chunks, "w"), data))
+            chunks += 1
+        # A chunk deleted above and written again must end as written: keep the last record of each key.
+        records = list(dict(records).items())
+    frames = list(_frames(_snapshot(stream, stamp, released_ms, chunks), stamp))
+    records += [(key(stream.key, part), data) for part, data in enumerate(frames)]
+    records += [(key(stream.key, part), None) for part in range(len(frames), saved.parts)]
+    return records, Saved(len(frames), chunks, len(warmup), warmup[-1] if warmup else None)
+
+
+def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snapshot:
+    monitor = stream.monitor
+    if monitor is None:
+        return Snapshot(*stream.key, stamp, released_ms, None, chunks)
+    watched = Watched(
+        monitor.entry.digest,
+        monitor.entry.epoch,
+        monitor.entry.generation,
+        monitor.state(),
+        {name: pack_array(array) for name, array in monitor.trail.state().items()},
+        {name: pack_detector(tag, state) for name, (tag, state) in monitor.detectors.states().items()},
+    )
+    return Snapshot(*stream.key, stamp, released_ms, watched, chunks)
+
+
+def _frames(snapshot: Snapshot, stamp: int) -> Iterator[bytes]:
+    data = msgspec.msgpack.encode(snapshot)
+    parts = -(-len(data) // wire.RECORD_BYTES)
+    for part in range(parts):
+        piece = data[part * wire.RECORD_BYTES : (part + 1) * wire.RECORD_BYTES]
+        yield wire.pack(KIND, SCHEMAS.stop - 1, _Part(stamp, part, parts, piece))
+
+
+@dataclass(slots=True)
+class Restored:
+    """A stream as read back. `cold`: detectors that had to start afresh and why; `lost`: why everything had."""
+
+    stream: Stream
+    stamp: int
+    released_ms: int
+    saved: Saved
+    cold: dict[str, str] = field(default_factory=dict)
+    lost: str = ""
+
+
+def group_records(records: Mapping[bytes, bytes]) -> tuple[dict[StreamKey, dict[str, dict[int, bytes]]], int]:
+    """The live records of one partition by stream, letter and number; and how many keys were not ours."""
+    streams: dict[StreamKey, dict[str, dict[int, bytes]]] = {}
+    strange = 0
+    for raw_key, value in records.items():
+        if raw_key == CLOCK_KEY:
+            continue
+        try:
+            letter, model, version, segment, number = msgspec.json.decode(raw_key, type=_key_type)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            strange += 1
+            continue
+        if not 0 <= number < {"s": MAX_PARTS, "w": MAX_CHUNKS}.get(letter, 0):
+            strange += 1
+            continue
+        streams.setdefault(StreamKey(model, version, segment), {}).setdefault(letter, {})[number] = value
+    return streams, strange
+
+
+def restore(stream: Stream, parts: dict[str, dict[int, bytes]], book: ReferenceBook) -> Restored:
+    """Bring a fresh stream to the state in its records. Never raises for bad bytes: what cannot be read starts cold,
+    with the reason said; nothing else is touched."""
+    frames, chunks = parts.get("s", {}), parts.get("w", {})
+    saved = Saved(parts=max(frames, default=-1) + 1, chunks=max(chunks, default=-1) + 1)
+    try:
+        snapshot = _read(frames)
+    except WireError as error:
+        return Restored(stream, 0, LONG_AGO, saved, lost=str(error))
+    restored = Restored(stream, snapshot.stamp, snapshot.released_ms, saved)
+    try:
+        if snapshot.watched is not None:
+            _restore_watched(stream, snapshot.watched, book, restored)
+        else:
+            stream.warmup = list(_warmup_rows(chunks, snapshot.chunks, stream.key))
+            saved.warmup_rows, saved.last_row = len(stream.warmup), stream.warmup[-1] if stream.warmup else None
+            del stream.warmup[stream.warmup_rows - 1 :]  # a shorter one is asked for since: the next row ends it
+    except WireError as error:
+        stream.monitor, stream.warmup = None, []
+        restored.lost = str(error)
+    return restored
+
+
+def _read(frames: dict[int, bytes]) -> Snapshot:
+    first = wire.unpack(KIND, SCHEMAS, frames.get(0), _parts)
+    pieces = [wire.unpack(KIND, SCHEMAS, frames.get(number), _parts) for number in range(min(first.parts, MAX_PARTS))]
+    if [(piece.stamp, piece.part, piece.parts) for piece in pieces] != [
+        (first.stamp, number, first.parts) for number in range(first.parts if first.parts <= MAX_PARTS else 0)
+    ]:
+        raise WireError("parts of a snapshot do not belong together")
+    try:
+        return _snapshots.decode(b"".join(piece.data for piece in pieces))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"snapshot cannot be read: {error}") from error
+
+
+def _restore_watched(stream: Stream, watched: Watched, book: ReferenceBook, restored: Restored) -> None:
+    reference = book.by_digest(watched.digest)
+    if reference is None:
+        raise WireError(f"its reference {watched.digest} is no longer on the references topic")
+    monitor = stream.new_monitor(stream.key, Entry(reference, watched.digest, watched.epoch, watched.generation))
+    columns = reference.columns
+    _check(watched.monitor, len(columns))
+    trail = {name: unpack_array(array) for name, array in watched.trail.items()}
+    monitor.trail.restore(watched.monitor.rows, trail)
+    _check_trail(trail, np.array([len(column.strata[0].counts) for column in columns]))
+    monitor.restore(watched.monitor)
+    given = {name: (detector.tag, unpack_detector(detector)) for name, detector in watched.detectors.items()}
+    restored.cold = monitor.detectors.restore(given)
+    stream.monitor = monitor
+
+
+def _check(monitor: MonitorState, columns: int) -> None:
+    """Raise WireError for numbers that no monitor of that many columns can have; later they would be an index, an
+    exponent or a date."""
+    rows = monitor.rows
+    if not 0 <= rows < 2**62:
+        raise WireError(f"a monitor of {rows} rows")
+    for episode in monitor.episodes:
+        at = (episode.earliest_row, episode.onset_row, episode.opened_row, episode.published_row)
+        if (
+            not 0 <= episode.column < columns
+            or not all(-1 <= row < rows for row in at)
+            or not (0 <= episode.updates <= MAX_UPDATES and 0 <= episode.reopenings <= rows)
+            or not (episode.onset[3] in DATES_MS and episode.earliest_time_ms in DATES_MS)
+        ):
+            raise WireError(f"an episode of column {episode.column} that cannot be")
+    if not all(-1 <= row < rows and 0 <= times <= rows for row, times in monitor.past.values()):
+        raise WireError("past episodes that cannot be")
+
+
+def _check_trail(trail: dict[str, npt.NDArray[np.generic]], widths: npt.NDArray[np.int64]) -> None:
+    """Raise WireError for codes that the reference does not have, or for times that are no dates."""
+    if (trail["codes"].astype(np.int64) >= widths).any():
+        raise WireError("trail: codes that the reference does not have")
+    for name in ("fine", "marks"):
+        times = trail[name][:, 3]
+        if len(times) and not (int(times.min()) in DATES_MS and int(times.max()) in DATES_MS):
+            raise WireError(f"trail: {name} holds times that are no dates")
+
+
+def _warmup_rows(chunks: dict[int, bytes], count: int, stream: StreamKey) -> Iterator[Row]:
+    for number in range(count):
+        batch = decode_batch(chunks.get(number))
+        if not isinstance(batch, RawBatch) or batch.stream != stream:
+            raise WireError(f"warm-up chunk {number} is of another stream")
+        yield from batch.rows

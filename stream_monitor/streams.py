@@ -1,0 +1,52 @@
+"""Making streams: the settings that hold for a model, turned into monitors and fits."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from stream_monitor.book import Entry
+from stream_monitor.config import ModelSettings, Settings
+from stream_monitor.detectors.ensemble import DetectorSet
+from stream_monitor.events import Row
+from stream_monitor.fit import FitOptions, fit
+from stream_monitor.monitor import Monitor, Rules
+from stream_monitor.reference import Reference, Season, StreamKey
+from stream_monitor.stream import Stream
+
+
+class StreamFactory:
+    """Builds streams by the settings of their model."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._rules: dict[str, Rules] = {}
+
+    def stream(self, key: StreamKey) -> Stream:
+        model = self._settings.for_model(key.model)
+        privacy = self._settings.privacy.raw
+        return Stream(key, model.detection.warmup_events, partial(self._monitor, model), partial(_fit, model), privacy)
+
+    def _monitor(self, model: ModelSettings, key: StreamKey, entry: Entry) -> Monitor:
+        detection = model.detection
+        detectors = DetectorSet(entry.reference, detection.params(), detection.budget_events)
+        return Monitor(key, entry, detectors, self.rules(model))
+
+    def rules(self, model: ModelSettings) -> Rules:
+        """What decides for a model; computed once, the digest is a hash over all detection settings."""
+        if model.match not in self._rules:
+            detection = model.detection
+            self._rules[model.match] = Rules(detection.policy(), detection.digest(), self._settings.topics.predictions)
+        return self._rules[model.match]
+
+
+def fit_options(model: ModelSettings) -> FitOptions:
+    """What the settings say about a model's features; a warm-up is ordered, and too short to show a season."""
+    rules = model.features
+    return FitOptions(
+        season=Season.NONE, include=rules.include, exclude=rules.exclude,
+        kinds=rules.kinds(), ordered=True,
+    )  # fmt: skip
+
+
+def _fit(model: ModelSettings, rows: list[Row], key: StreamKey) -> Reference:
+    return fit(rows, key, fit_options(model))

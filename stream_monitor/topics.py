@@ -1,0 +1,84 @@
+"""The topics as they should be, and how those found differ. Pure.
+
+predictions  written by the users; created only on demand
+codes        between the stages; kept for days, no byte limit, so that lag never becomes loss
+state        compacted, small segments and eager cleaning, so that a restore stays short
+references   compacted; one record a stream and epoch, up to a whole reference document
+alerts       compacted by subject: a new subscriber reads the present state of everything
+rejects      kept for days
+status       compacted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from stream_monitor.broker.protocol import TopicInfo, TopicSpec
+from stream_monitor.config import Settings
+from stream_monitor.config_kafka import LARGEST_RECORD_BYTES
+
+HOUR_MS = 3_600_000
+_COMPACTED = {"cleanup.policy": "compact", "segment.bytes": str(64 * 1024 * 1024), "min.cleanable.dirty.ratio": "0.1"}
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSpec(TopicSpec):
+    """A topic whose number of partitions must be exactly this: a model's rows and state are found by it."""
+
+
+def _kept(hours: int) -> dict[str, str]:
+    """Retention counted from the time of writing: an event may be dated years ago."""
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(hours * HOUR_MS),
+        "retention.bytes": "-1",
+        "message.timestamp.type": "LogAppendTime",
+    }
+
+
+def specs(settings: Settings, *, predictions: int | None = None) -> list[TopicSpec]:
+    """Every topic that is ours, in the order to create them; `predictions` partitions adds the input topic."""
+    topics = settings.topics
+    by_hand = [TopicSpec(topics.predictions, predictions, {}, topics.replication)] if predictions else []
+    codes = _kept(topics.codes_retention_hours)
+    single = {
+        topics.references: _COMPACTED | {"max.message.bytes": str(LARGEST_RECORD_BYTES)},
+        topics.alerts: _COMPACTED,
+        topics.rejects: _kept(topics.rejects_retention_hours),
+    }
+    return [
+        *by_hand,
+        FixedSpec(topics.codes, topics.partitions, codes, topics.replication),
+        FixedSpec(topics.state, topics.partitions, _COMPACTED, topics.replication),
+        *(TopicSpec(name, 1, configs, topics.replication) for name, configs in single.items()),
+    ]
+
+
+def mismatches(specs: Sequence[TopicSpec], found: Mapping[str, TopicInfo]) -> list[str]:
+    """Why a worker must not start on the topics found; each text says what to do. Empty: all is well."""
+    problems = []
+    for spec in specs:
+        info = found.get(spec.name)
+        if info is None:
+            problems.append(f"topic {spec.name!r} is missing: run `stream-monitor topics create`")
+        else:
+            problems += _differences(spec, info)
+    return problems
+
+
+def _differences(spec: TopicSpec, info: TopicInfo) -> list[str]:
+    problems = []
+    if isinstance(spec, FixedSpec) and info.partitions != spec.partitions:
+        problems.append(
+            f"topic {spec.name!r} has {info.partitions} partitions, topics.partitions says {spec.partitions}: "
+            f"set topics.partitions to {info.partitions}, or set another `group` to start afresh with new topics"
+        )
+    wanted, policy = spec.settings.get("cleanup.policy"), info.settings.get("cleanup.policy")
+    if wanted and policy and policy != wanted:
+        problems.append(
+            f"topic {spec.name!r} has cleanup.policy={policy}, which would lose data: "
+            f"alter it to cleanup.policy={wanted} (kafka-configs.sh --alter --entity-type topics "
+            f"--entity-name {spec.name} --add-config cleanup.policy={wanted})"
+        )
+    return problems

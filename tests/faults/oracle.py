@@ -1,0 +1,165 @@
+"""What must have come out: the committed topics against one fresh detect stage that reads the codes in order.
+
+Everything is compared exactly: alerts by id, in order for each subject; states bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from stream_monitor import state as states
+from stream_monitor.batch import CodedBatch, Origins, decode
+from stream_monitor.book import ReferenceBook
+from stream_monitor.broker.memory import MemoryBroker
+from stream_monitor.broker.protocol import Message, Record, TopicPartition
+from stream_monitor.config import Settings
+from stream_monitor.detect_stage import DetectStage
+from stream_monitor.feed import ReferenceFeed
+from stream_monitor.ordering import is_tick
+from stream_monitor.reference import StreamKey
+from stream_monitor.streams import StreamFactory
+from stream_monitor.topics import specs
+
+RowId = tuple[int, int, int]
+"""Input partition, offset, index within the record."""
+
+
+@dataclass(slots=True)
+class Committed:
+    """What a read-committed reader finds on the topics, each in offset order within its partitions."""
+
+    codes: Sequence[Record]
+    alerts: Sequence[Record]
+    state: Sequence[Record]
+    references: Sequence[Record]
+    rejects: Sequence[Record]
+
+
+@dataclass(slots=True)
+class Found:
+    """Alert ids by subject, in order; and every stream's state in one canonical form."""
+
+    alerts: dict[bytes, list[str]] = field(default_factory=dict)
+    states: dict[StreamKey, list[tuple[bytes, bytes | None]]] = field(default_factory=dict)
+
+    @property
+    def alert_count(self) -> int:
+        return sum(map(len, self.alerts.values()))
+
+
+def found(settings: Settings, committed: Committed) -> Found:
+    """What the workers under test made."""
+    return Found(_by_subject(committed.alerts), _states(settings, committed.state, committed.references))
+
+
+def expected(settings: Settings, committed: Committed) -> Found:
+    """What one undisturbed detect stage makes of the committed codes, offsets and all."""
+    broker = MemoryBroker(clock_ms=lambda: 0, max_poll_records=100_000)
+    broker.create_topics(specs(settings))
+    _copy(broker, committed.references)
+    _copy(broker, committed.codes)
+    feed = ReferenceFeed(broker, settings.topics.references, lambda: 0.0)
+    feed.catch_up()
+    stage = DetectStage(settings.model_copy(update={"instance": "oracle"}), broker, feed)
+    now_s = 0.0
+    for _ in range(100_000):
+        now_s += 1.0
+        if not stage.step(0.0, now_s) and stage.idle:
+            break
+    stage.close(now_s)
+    topics = settings.topics
+    return Found(
+        _by_subject(broker.records(topics.alerts)),
+        _states(settings, broker.records(topics.state), committed.references),
+    )
+
+
+def coded_rows(codes: Iterable[Record]) -> Counter[RowId]:
+    """The rows that the codes topic holds, as often as it does."""
+    rows: Counter[RowId] = Counter()
+    for record in codes:
+        if not is_tick(record.value):
+            batch = decode(record.value)
+            origins = batch.origins if isinstance(batch, CodedBatch) else Origins.of(batch.rows)
+            rows.update(zip(origins.partition.tolist(), origins.offset.tolist(), origins.index.tolist(), strict=True))
+    return rows
+
+
+def rejected_rows(rejects: Iterable[Record]) -> Counter[RowId]:
+    """The rows and records that were rejected, as often as they were."""
+    documents = (orjson.loads(record.value or b"") for record in rejects)
+    return Counter((each["partition"], each["offset"], each["index"]) for each in documents)
+
+
+def _by_subject(alerts: Iterable[Record]) -> dict[bytes, list[str]]:
+    subjects: dict[bytes, list[str]] = {}
+    for record in alerts:
+        subjects.setdefault(record.key or b"", []).append(orjson.loads(record.value or b"")["id"])
+    return subjects
+
+
+def _states(
+    settings: Settings, records: Iterable[Record], references: Iterable[Record]
+) -> dict[StreamKey, list[tuple[bytes, bytes | None]]]:
+    """Every stream's state, read back and saved anew from nothing, so that the cut into chunks makes no difference."""
+    book, factory = ReferenceBook(), StreamFactory(settings)
+    for record in references:
+        book.apply(record.key, record.value)
+    partitions: dict[int, dict[bytes, bytes]] = {}
+    for record in records:
+        _apply(partitions.setdefault(record.partition, {}), record)
+    canonical = {}
+    for live in partitions.values():
+        grouped, strange = states.group_records(live)
+        assert not strange
+        for key, parts in grouped.items():
+            assert key not in canonical, f"{key} has states on two partitions"
+            restored = states.restore(factory.stream(key), parts, book)
+            assert not restored.lost, f"{key}: {restored.lost}"
+            assert not restored.cold, f"{key}: {restored.cold}"
+            canonical[key], _ = states.save(restored.stream, restored.stamp, restored.released_ms, states.Saved())
+    return canonical
+
+
+def _apply(live: dict[bytes, bytes], record: Record) -> None:
+    if record.value is None:
+        live.pop(record.key or b"", None)
+    else:
+        live[record.key or b""] = record.value
+
+
+def _copy(broker: MemoryBroker, records: Iterable[Record]) -> None:
+    """Append records under the offsets they have: states name offsets."""
+    for record in records:
+        broker.log(TopicPartition(record.topic, record.partition)).end_offset = record.offset
+        message = Message(record.topic, record.key, record.value, record.partition, timestamp_ms=record.timestamp_ms)
+        broker.append([message])
+
+
+def differences(
+    settings: Settings, committed: Committed, valid: Mapping[RowId, int], poison: Mapping[RowId, int]
+) -> list[str]:
+    """Everything that is not as it must be; `valid` and `poison`: the input rows that are to be coded and rejected."""
+    problems = [
+        *_multiset("rows of the codes", coded_rows(committed.codes), valid),
+        *_multiset("rejects", rejected_rows(committed.rejects), poison),
+    ]
+    ours, theirs = found(settings, committed), expected(settings, committed)
+    for subject in ours.alerts.keys() | theirs.alerts.keys():
+        have, want = ours.alerts.get(subject, []), theirs.alerts.get(subject, [])
+        if have != want:
+            problems.append(f"alerts of {subject.decode()}: {have}, the oracle's are {want}")
+    for key in ours.states.keys() | theirs.states.keys():
+        if ours.states.get(key) != theirs.states.get(key):
+            problems.append(f"state of {key}: differs from the oracle's")
+    return problems
+
+
+def _multiset(what: str, have: Counter[RowId], want: Mapping[RowId, int]) -> list[str]:
+    lost, extra = Counter(want) - have, have - Counter(want)
+    return [f"{what}: {sum(rows.values())} {kind}, as {sorted(rows)[:5]}"
+            for kind, rows in (("lost", lost), ("too many", extra)) if rows]  # fmt: skip

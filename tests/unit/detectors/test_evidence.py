@@ -1,0 +1,182 @@
+"""`evidence` against a plain loop in log space, and what its theorem and its lifecycle promise."""
+
+from __future__ import annotations
+
+from math import exp, inf, log
+
+import numpy as np
+import pytest
+
+from stream_monitor.codes import FIRST_BIN
+from stream_monitor.detectors.alternatives import MIX, _divergence, layout_of, likelihood_ratios, step_probability
+from stream_monitor.detectors.evidence import NEVER, Evidence, EvidenceParams
+from stream_monitor.detectors.signal import Signal
+from stream_monitor.detectors.tables import probabilities
+from stream_monitor.reference import Bins, Column, Kind, Role
+from tests.unit.detectors.references import make
+from tests.unit.detectors.shapes import ROWS, Shape, numeric
+
+
+def plain_loop(shape: Shape, column: int, threshold: float) -> tuple[int, float, str, int]:
+    """The first firing of a column: row, log evidence, strongest alternative, its onset; one row at a time, in logs."""
+    detector = Evidence(shape.reference, EvidenceParams(), shape.codes.shape[1] / threshold)
+    ratios, first = detector.ratios, int(detector.ratios.first[column])
+    width = int(ratios.widths[column])
+    weights = ratios.weights[first : first + width].tolist()
+    evidence, cusum, onset = [-inf] * width, [0.0] * width, [0] * width
+    previous = None
+    for row, (code, stratum) in enumerate(zip(shape.codes[:, column].tolist(), shape.strata.tolist(), strict=True)):
+        base = int(ratios.base[stratum, column]) + code * width
+        increments = np.log(ratios.table[base : base + width].astype(np.float64)).tolist()
+        if previous is not None:
+            hit = float(ratios.repeat[int(ratios.repeat_base[stratum, column]) + code])
+            increments[0] = log(hit if code == previous else float(ratios.no_repeat[column]))
+        previous = code
+        for k in range(width):
+            evidence[k] = np.logaddexp(evidence[k], 0.0) + increments[k]
+            cusum[k] += increments[k]
+            if cusum[k] <= 0:
+                cusum[k], onset[k] = 0.0, row + 1
+        terms = [e + log(w) for e, w in zip(evidence, weights, strict=True) if w > 0]
+        total = max(terms) + log(sum(exp(term - max(terms)) for term in terms))
+        if total >= log(threshold):
+            best = max((k for k in range(width) if weights[k] > 0), key=lambda k: evidence[k] + log(weights[k]))
+            return row, total, ratios.layouts[column].alternatives[best].name, onset[best]
+    return -1, 0.0, "", 0
+
+
+def test_equals_the_plain_loop(shape: Shape) -> None:
+    columns = shape.codes.shape[1]
+    detector = Evidence(shape.reference, EvidenceParams(), 1e-6 * columns)
+    first: dict[int, Signal] = {}
+    for signal in detector.update(shape.codes, shape.strata, 0):
+        first.setdefault(signal.column, signal)
+    assert first
+    for column in range(columns):
+        row, total, name, onset = plain_loop(shape, column, 1e6)
+        if row < 0:
+            assert column not in first
+            continue
+        signal = first[column]
+        assert (signal.row, signal.alternative) == (row, name)
+        assert signal.value == pytest.approx(total, abs=1e-3)
+        assert signal.threshold == pytest.approx(log(1e6))
+        assert abs(signal.onset_row - onset) <= 1
+
+
+def test_every_factor_has_mean_at_most_one_under_the_reference(shape: Shape) -> None:
+    detector = Evidence(shape.reference, EvidenceParams(doubt=0.0), 1.0)
+    ratios, tables = detector.ratios, detector.tables
+    for stratum, column in np.ndindex(*ratios.base.shape):
+        width, codes = int(ratios.widths[column]), int(tables.widths[column])
+        start = int(ratios.base[stratum, column])
+        table = ratios.table[start : start + codes * width].reshape(codes, width).astype(np.float64)
+        means = tables.p[stratum, column, :codes].astype(np.float64) @ table
+        assert means.max() < 1 + 1e-5
+        if tables.time[column] == 1:
+            assert means.min() > 1 - 1e-5
+        assert table.min() >= MIX * 0.99
+        first = int(ratios.first[column])
+        assert 0.99 < ratios.weights[first : first + width].sum() < 3  # raised by what overshoot allows
+
+
+def test_the_bound_on_false_alarms_holds() -> None:
+    """Seeded: 20 columns of 10⁵ rows at one false alarm in 10⁴ rows a column; 200 would be the bound."""
+    rng = np.random.default_rng(7)
+    made = make({f"c{i}": rng.normal(size=50_000) for i in range(20)})
+    detector = Evidence(made.reference, EvidenceParams(), 20e-4)
+    alarms = 0
+    for first in range(0, 100_000, 500):
+        codes = made.encode({f"c{i}": rng.normal(size=500) for i in range(20)})
+        alarms += len(detector.update(codes, np.zeros(500, dtype=np.uint8), first))
+        for column in np.flatnonzero(detector.engaged).tolist():
+            detector.release(column)
+    assert 0.5 * 200 < alarms < 1.2 * 200
+
+
+@pytest.mark.parametrize(("step", "base"), [(0.25, 0.2), (1.0, 0.01), (-0.25, 0.2), (0.5, 1e-5)])
+def test_single_codes_move_by_the_asked_divergence(step: float, base: float) -> None:
+    p = np.array([base])
+    q = step_probability(p, step)
+    assert (q[0] > base) == (step > 0)
+    assert _divergence(q, p)[0] == pytest.approx(step * step / 2, rel=1e-6)
+
+
+def test_a_step_that_cannot_be_is_not_tested() -> None:
+    assert np.isnan(step_probability(np.array([0.01]), -0.5)[0])
+
+
+def test_location_alternatives_are_those_of_a_normal_variable() -> None:
+    rng = np.random.default_rng(0)
+    column = make({"x": rng.normal(size=50_000)}).reference.columns[0]
+    detector = Evidence(make({"x": rng.normal(size=50_000)}).reference, EvidenceParams(), 1.0)
+    layout = detector.ratios.layouts[0]
+    counts = np.array([column.strata[0].counts], dtype=np.float64)
+    ratios = likelihood_ratios(layout, probabilities(counts), counts.sum(axis=1))[0]
+    index = next(i for i, a in enumerate(layout.alternatives) if a.name == "location+0.5")
+    edges = np.array(column.strata[0].edges)
+    middle = (edges[30] + edges[31]) / 2
+    assert ratios[FIRST_BIN + 31, index] == pytest.approx((1 - MIX) * exp(0.5 * middle - 0.125) + MIX, rel=0.02)
+
+
+def test_an_open_episode_stays_open_and_sees_the_return() -> None:
+    shape = numeric()
+    codes = np.concatenate([shape.codes, shape.codes[: ROWS // 2]])
+    strata = np.zeros(len(codes), dtype=np.uint8)
+    detector = Evidence(shape.reference, EvidenceParams(), 4e-6)
+    signals = []
+    for first in range(0, ROWS, 100):
+        signals += detector.update(codes[first : first + 100], strata[:100], first)
+    assert sorted(s.column for s in signals) == [0, 1, 2, 3]
+    assert detector.engaged.all()
+    assert (detector.return_row == NEVER).all()
+    for first in range(ROWS, ROWS + 1_000, 100):
+        detector.update(codes[first : first + 100], strata[:100], first)
+    assert (detector.return_row > ROWS).all()
+
+
+def test_engaging_takes_effect_at_the_next_pane() -> None:
+    shape = numeric()
+    detector = Evidence(shape.reference, EvidenceParams(), 1e-9)
+    detector.update(shape.codes[:50], shape.strata[:50], 0)
+    detector.engage(0)
+    detector.update(shape.codes[50:100], shape.strata[50:100], 50)
+    assert not detector.engaged[0]
+    detector.update(shape.codes[100:101], shape.strata[100:101], 100)
+    assert detector.engaged[0]
+    detector.release(0)
+    assert not detector.engaged[0]
+
+
+def column_of(counts: list[int]) -> Column:
+    bins = Bins(counts=counts)
+    return Column(name="x", role=Role.INPUT, kind=Kind.CATEGORICAL, strata=[bins], categories=["a"] * (len(counts) - 4))
+
+
+def test_four_categories_are_tested_in_pairs() -> None:
+    layout = layout_of(column_of([0, 0, 0, 0, 40, 30, 20, 10]))
+    pairs = {a.codes for a in layout.alternatives if a.name.startswith("split")}
+    assert pairs == {(FIRST_BIN + 1, FIRST_BIN + 3), (FIRST_BIN + 2, FIRST_BIN + 3), (FIRST_BIN + 1, FIRST_BIN + 2)}
+    assert sum(a.weight for a in layout.alternatives) == pytest.approx(1)
+    assert layout.width % 8 == 0
+
+
+def test_more_or_less_even_leaves_what_was_never_seen_alone() -> None:
+    column = column_of([0, 0, 0, 0, 4_000, 3_000, 2_000, 1_000])
+    layout = layout_of(column)
+    counts = np.array([column.strata[0].counts], dtype=np.float64)
+    p = probabilities(counts)
+    ratios = likelihood_ratios(layout, p, counts.sum(axis=1))[0]
+    for number, alternative in enumerate(layout.alternatives):
+        if alternative.name in ("flatter", "steeper"):
+            assert ratios[:FIRST_BIN, number] == pytest.approx(1)
+            assert p[0] @ ratios[:, number] == pytest.approx(1)
+            assert (ratios[FIRST_BIN, number] > 1) == (alternative.name == "steeper")
+
+
+def test_nulls_are_weighed_only_where_there_are_some() -> None:
+    def weight(nulls: int) -> float:
+        layout = layout_of(column_of([nulls, 0, 0, 0, 500, 500]))
+        return sum(a.weight for a in layout.alternatives if a.name.startswith("missing"))
+
+    assert weight(100) > 3 * weight(0) > 0

@@ -1,0 +1,157 @@
+"""What the detection is worth on given data: false alarms, the smallest change found, the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import msgspec
+import numpy as np
+import pytest
+
+from stream_monitor.encode import code_of
+from stream_monitor.errors import DataError
+from stream_monitor.evaluate import ColumnReport, Limits, Report, assess, gather, numeric_codes
+from stream_monitor.events import Row
+from stream_monitor.fit import FitOptions, fit
+from stream_monitor.reference import Kind, Reference, Season, StreamKey
+from tests.unit.rows import row
+from tests.unit.world import MODEL, reference, rows, settings
+
+REFERENCE = reference()
+
+
+def evaluated(given: Sequence[Row], known: Reference, windows: int = 10, chunk: int = 1_000) -> Report:
+    limits = Limits(windows=windows)
+    chunks = [given[start : start + chunk] for start in range(0, len(given), chunk)]
+    steps: list[tuple[int, int]] = []
+    base = settings()
+    report = assess(gather(lambda: chunks, base, [known], limits), base, limits, lambda *step: steps.append(step))
+    assert steps[-1][0] == steps[-1][1], "the progress comes to its end"
+    return report
+
+
+@cache
+def quiet() -> Report:
+    return evaluated(rows(12_000, seed=12), REFERENCE)
+
+
+def column(report: Report, name: str) -> ColumnReport:
+    (stream,) = report.streams
+    return next(column for column in stream.columns if column.column == name)
+
+
+def smallest(report: Report, name: str) -> dict[str, float | None]:
+    return {found.change: found.amount for found in column(report, name).smallest}
+
+
+def test_false_alarms_stand_beside_the_promise() -> None:
+    x = column(quiet(), "x")
+    assert (x.alarms, x.alarms_per_million, x.drifting_at_end) == (0, 0.0, False)
+    assert x.promised_per_million == pytest.approx(1e6 / 10_000_000 / 4)
+    assert x.alarms_at_most == pytest.approx(3.0 / 12_000 * 1e6, rel=0.01), "the rule of three"
+
+
+def test_the_smallest_changes_are_of_a_credible_size() -> None:
+    for name in ("x", "y"):
+        mean = smallest(quiet(), name)["mean"]
+        assert mean is not None
+        assert 0.1 < mean < 0.5, "0.25 σ takes some 350 to 700 rows, 0.1 σ some 2,000"
+    found = smallest(quiet(), "city")
+    assert found.keys() == {"share", "new", "null"}
+    assert all(amount is not None and 0.001 < amount < 0.2 for amount in found.values())
+
+
+def test_the_same_rows_give_the_same_report_however_they_are_cut() -> None:
+    again = evaluated(rows(12_000, seed=12), REFERENCE, chunk=777)
+    assert msgspec.json.encode(again) == msgspec.json.encode(quiet())
+
+
+def test_a_smaller_budget_is_recommended_where_events_are_few() -> None:
+    thin = [msgspec.structs.replace(row, time_ms=row.time_ms * 1 + i * 600_000) for i, row in enumerate(rows(3_000))]
+    report = evaluated(thin, REFERENCE, windows=3)
+    (entry,) = report.config["models"]
+    assert entry == {"match": MODEL, "detection": {"budget_events": 100_000}}
+
+
+def test_a_busy_model_needs_a_larger_one() -> None:
+    (entry,) = quiet().config["models"]
+    assert quiet().streams[0].events_per_week == pytest.approx(100 * 7 * 24 * 3600, rel=0.01)
+    assert entry["detection"]["budget_events"] == 100_000_000
+
+
+def test_a_column_that_drifts_in_the_data_is_said() -> None:
+    report = evaluated(rows(6_000, seed=4, drift_at=2_000), REFERENCE, windows=3)
+    x = column(report, "x")
+    assert x.alarms == 1
+    assert x.drifting_at_end
+    assert any("still drifting at the end" in advice and "x" in advice for advice in report.advice)
+
+
+def test_identifiers_and_constants_are_to_be_excluded() -> None:
+    def make(count: int, first: int) -> list[Row]:
+        rng = np.random.default_rng(first)
+        return [
+            row({"x": float(value), "flag": "a" if i else "b", "who": f"w{(first + i) % 40_000}"}, offset=i)
+            for i, value in enumerate(rng.normal(size=count))
+        ]
+
+    options = FitOptions(season=Season.NONE, ordered=True, kinds={"who": Kind.CATEGORICAL})
+    known = fit(make(5_000, 0), StreamKey("m"), options)
+    report = evaluated(make(3_000, 20_000), known, windows=3)
+    assert "like an identifier" in column(report, "who").exclude
+    assert "near-constant" in column(report, "flag").exclude
+    assert column(report, "x").exclude == ""
+    assert report.config["models"][0]["features"] == {"exclude": ["flag", "who"]}
+    assert any("no times" in advice for advice in report.advice)
+
+
+def test_a_rhythm_that_the_reference_does_not_have_is_said() -> None:
+    hours = np.arange(24 * 30)
+    given = [
+        row({"x": float(v)}, time_ms=int(hour) * 3_600_000 + k * 1_000, offset=int(hour) * 10 + k)
+        for hour in hours
+        for k, v in enumerate(np.random.default_rng(int(hour)).normal(np.sin(hour * np.pi / 12), 1, 10))
+    ]
+    known = fit(given, StreamKey("m"), FitOptions(season=Season.NONE, ordered=True))
+    (stream,) = evaluated(given, known, windows=3).streams
+    assert any("--season hour_of_day" in note for note in stream.notes)
+    assert stream.columns[0].rhythm > 0.2
+
+
+def test_few_rows_are_enough_to_be_told_so() -> None:
+    (stream,) = evaluated(rows(400), REFERENCE, windows=3).streams
+    assert any("within 200" in note for note in stream.notes)
+
+
+def test_rows_of_another_model_cannot_be_evaluated() -> None:
+    with pytest.raises(DataError, match="--model"):
+        gather(lambda: [rows(300, model="other")], settings(), [REFERENCE], Limits())
+
+
+def test_codes_of_whole_columns_are_those_of_single_values() -> None:
+    x = next(column for column in REFERENCE.columns if column.name == "x")
+    values = np.concatenate(
+        [np.random.default_rng(1).normal(0, 2, 500), [np.inf, x.strata[0].low, x.strata[0].edges[3]]]
+    )
+    coded = numeric_codes(x, values, np.zeros(len(values), dtype=np.uint8))
+    assert coded.tolist() == [code_of(float(value), x) for value in values]
+
+
+def test_a_reference_with_a_season_is_evaluated_by_its_hours() -> None:
+    def hourly(days: int, seed: int) -> list[Row]:
+        hours = np.repeat(np.arange(24 * days), 20)
+        values = np.random.default_rng(seed).normal(2 * np.sin(hours * np.pi / 12), 1)
+        return [
+            row({"x": float(v)}, time_ms=int(hour) * 3_600_000 + i % 20, offset=i)
+            for i, (hour, v) in enumerate(zip(hours, values, strict=True))
+        ]
+
+    known = fit(hourly(30, 1), StreamKey("m"), FitOptions(ordered=True))
+    assert known.season is Season.HOUR_OF_DAY
+    (stream,) = evaluated(hourly(10, 2), known, windows=4).streams
+    (x,) = stream.columns
+    assert (x.alarms, x.rhythm, x.exclude, stream.notes) == (0, 0.0, "", [])
+    found = {smallest.change: smallest.amount for smallest in x.smallest}
+    assert found["mean"] is not None
+    assert 0.02 < found["mean"] < 0.5

@@ -1,0 +1,238 @@
+"""The worker on the memory broker: the same code as on Kafka, with a clock that the test turns."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from stream_monitor.broker.protocol import COMMIT_STEPS, Message, TopicPartition
+from stream_monitor.encode_stage import EncodeStage
+from stream_monitor.errors import TopicMismatch, TransactionAborted
+from tests.unit.world import MODEL, World, message, reference, replayed, rows, settings
+
+REFERENCE = reference()
+
+
+def test_drift_is_found_and_the_ids_are_those_of_a_replay() -> None:
+    world = World(partitions=1, references=[REFERENCE])
+    batch = rows(6_000, drift_at=3_000)
+    world.write(batch)
+    worker = world.worker()
+    world.settle(worker)
+    worker.close()
+    alerts = world.alerts()
+    assert {alert["column"] for alert in alerts} == {"x", "city", "prediction"}
+    assert all(alert["detected"]["offset"] >= 3_000 for alert in alerts)
+    assert [alert["id"] for alert in alerts] == replayed(world.base, [REFERENCE], batch, lambda _: 700)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_how_rows_are_cut_into_batches_does_not_matter(seed: int) -> None:
+    rng = random.Random(seed)
+    batch = rows(6_000, drift_at=2_000, seed=seed)
+    whole = replayed(settings(), [REFERENCE], batch, lambda _: 10_000)
+    assert whole
+    assert replayed(settings(), [REFERENCE], batch, lambda _: rng.choice([1, 7, 50, 99, 100, 333])) == whole
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_rows_of_several_partitions_and_two_workers_are_in_order(live: bool) -> None:
+    world = World(partitions=4, references=[REFERENCE])
+    workers = [world.worker("a"), world.worker("b")]
+    world.turn(*workers, rounds=5)
+    batch = rows(6_000, drift_at=3_000)
+    for start in range(0, len(batch), 200):
+        world.write(batch[start : start + 200], live=live)
+        world.turn(*workers, step_s=0.6)
+    world.settle(*workers)
+    alerts = world.alerts()
+    assert {alert["column"] for alert in alerts} == {"x", "city", "prediction"}
+    single = World(partitions=1, references=[REFERENCE])
+    single.write(batch)
+    worker = single.worker()
+    single.settle(worker)
+    assert [(a["column"], a["state"], a["detected"]["time"]) for a in alerts] == [
+        (a["column"], a["state"], a["detected"]["time"]) for a in single.alerts()
+    ]
+
+
+def test_a_reference_is_learned_published_and_followed_by_the_encoder() -> None:
+    world = World(partitions=1)
+    batch = rows(8_000, drift_at=5_000)
+    worker = world.worker()
+    for start in range(0, len(batch), 250):
+        world.write(batch[start : start + 250])
+        world.turn(worker, rounds=2, step_s=1.1)
+    world.settle(worker)
+    (learned,) = world.broker.records(world.base.topics.references)
+    assert learned.key == b'["m","","",0]'
+    alerts = world.alerts()
+    assert {alert["column"] for alert in alerts} == {"x", "city", "prediction"}
+    assert {alert["reference"]["origin"] for alert in alerts} == {"stream"}
+    assert [alert["id"] for alert in alerts] == replayed(world.base, [], batch, lambda _: 100)
+    state_keys = {record.key for record in world.broker.records(world.base.topics.state) if record.value is not None}
+    assert b'["s","m","","",0]' in state_keys
+
+
+def test_a_warm_up_survives_a_restart_and_its_chunks_are_deleted_after() -> None:
+    world = World(partitions=1)
+    batch = rows(4_000, drift_at=2_500)
+    for start in (0, 400, 800, 1_200, 2_500):
+        worker = world.worker()
+        world.write(batch[start : {0: 400, 400: 800, 800: 1_200, 1_200: 2_500, 2_500: 4_000}[start]])
+        world.settle(worker)
+        worker.close()
+    assert [a["id"] for a in world.alerts()] == replayed(world.base, [], batch, lambda _: 100)
+    world.broker.compact(world.base.topics.state)
+    live = [r.key for r in world.broker.records(world.base.topics.state) if r.value is not None]
+    assert not [key for key in live if key and key.startswith(b'["w"')]
+
+
+def test_bad_records_are_rejected_once_each_and_the_stream_goes_on() -> None:
+    world = World(partitions=2, references=[REFERENCE])
+    batch = rows(400)
+    topic = world.base.topics.predictions
+    for i, row in enumerate(batch):
+        world.broker.append([message(topic, row)])
+        if i % 100 == 50:
+            world.broker.append([Message(topic, None, b'{"model":', partition=i % 2)])
+    worker = world.worker()
+    world.settle(worker)
+    rejects = world.rejects()
+    assert Counter(reject["reason"] for reject in rejects) == {"not_json": 4}
+    assert len({(r["partition"], r["offset"]) for r in rejects}) == 4
+    assert rejects[0]["raw"] == '{"model":'
+    assert worker.encode is not None
+    assert worker.encode.counts.rows == 400
+
+
+@pytest.mark.parametrize(("privacy", "shown"), [("none", set()), ("hash", {"sha256"}), ("full", {"raw"})])
+def test_privacy_governs_what_a_reject_shows(privacy: str, shown: set[str]) -> None:
+    world = World(settings(privacy={"raw": privacy}), references=[REFERENCE])
+    world.broker.append([Message(world.base.topics.predictions, None, b"secret", partition=0)])
+    worker = world.worker()
+    world.settle(worker)
+    (reject,) = world.rejects()
+    assert set(reject) & {"raw", "raw_base64", "sha256"} == shown
+
+
+@pytest.mark.parametrize(("privacy", "named"), [("none", ""), ("hash", "sha256:"), ("full", "Atlantis")])
+def test_privacy_governs_the_names_of_new_categories(privacy: str, named: str) -> None:
+    world = World(settings(privacy={"raw": privacy}), partitions=1, references=[REFERENCE])
+    batch = rows(600)
+    for row in batch[300:]:
+        row.features["city"] = "Atlantis"
+    world.write(batch)
+    worker = world.worker()
+    world.settle(worker)
+    alerts = world.alerts()
+    assert {alert["column"] for alert in alerts} == {"city"}
+    assert "never seen in training" in alerts[-1]["summary"]
+    assert named in alerts[-1]["summary"]
+    written = b"".join(
+        record.value or b""
+        for topic in (world.base.topics.codes, world.base.topics.state, world.base.topics.alerts)
+        for record in world.broker.records(topic)
+    )
+    assert (b"Atlantis" in written) == (privacy == "full")
+
+
+def test_a_feature_the_reference_does_not_know_is_told_once() -> None:
+    world = World(partitions=1, references=[REFERENCE])
+    batch = rows(600)
+    for row in batch[300:]:
+        row.features["extra"] = 1.0
+    world.write(batch)
+    worker = world.worker()
+    world.settle(worker)
+    (alert,) = world.alerts()
+    assert (alert["kind"], alert["column"], alert["detected"]["offset"]) == ("schema_change", "extra", 300)
+
+
+def test_a_new_reference_takes_over_and_resolves_what_is_open() -> None:
+    from stream_monitor.publish import publish
+
+    world = World(partitions=1, references=[REFERENCE])
+    batch = rows(3_000, drift_at=1_000)
+    world.write(batch[:2_000])
+    worker = world.worker()
+    world.settle(worker)
+    assert {alert["state"] for alert in world.alerts()} >= {"firing"}
+    from stream_monitor.fit import FitOptions, fit
+    from stream_monitor.reference import Season, StreamKey
+
+    drifted = fit(rows(5_000, drift_at=0, seed=5), StreamKey(MODEL), FitOptions(season=Season.NONE, ordered=True))
+    publish(world.broker, world.base.topics.references, "test", [drifted])
+    world.turn(worker)
+    world.write(batch[2_000:])
+    world.settle(worker)
+    last = {alert["column"]: alert for alert in world.alerts()}
+    assert {alert["state"] for alert in last.values()} == {"resolved"}
+    assert {alert["reason"] for alert in last.values()} == {"reference_changed"}
+
+
+@pytest.mark.parametrize("step", COMMIT_STEPS[:-1])
+def test_a_failure_before_the_commit_loses_and_doubles_nothing(step: str) -> None:
+    """Every third transaction of either stage dies at a step of the commit block; memory is thrown away each time."""
+    world = World(partitions=2, references=[REFERENCE])
+    batch = rows(6_000, drift_at=3_000)
+    worker = world.worker()
+    failing = Failing(step)
+    for stage in (worker.encode, worker.detect):
+        assert stage is not None
+        stage._producer = world.broker.producer(f"x.{type(stage).__name__}", probe=failing)
+    for start in range(0, len(batch), 500):
+        world.write(batch[start : start + 500])
+        world.turn(worker, rounds=3, step_s=1.0)
+    world.settle(worker)
+    assert failing.failed > 3
+    clean = World(partitions=2, references=[REFERENCE])
+    other = clean.worker()
+    for start in range(0, len(batch), 500):
+        clean.write(batch[start : start + 500])
+        clean.turn(other, rounds=3, step_s=1.0)
+    clean.settle(other)
+    assert [a["id"] for a in world.alerts()] == [a["id"] for a in clean.alerts()]
+    assert isinstance(worker.encode, EncodeStage)
+
+
+class Failing:
+    """Raises at a step of every third commit."""
+
+    def __init__(self, step: str) -> None:
+        self.step, self.calls, self.failed = step, 0, 0
+
+    def __call__(self, step: str) -> None:
+        if step == self.step:
+            self.calls += 1
+            if self.calls % 3 == 0:
+                self.failed += 1
+                raise TransactionAborted("injected")
+
+
+def test_topics_that_are_missing_or_of_another_shape_are_refused() -> None:
+    world = World()
+    world.base = settings(topics={"partitions": 5})
+    with pytest.raises(TopicMismatch, match=r"has 2 partitions, topics\.partitions says 5"):
+        world.worker()
+    world.base = settings(topics={"partitions": 2, "predictions": "elsewhere"})
+    with pytest.raises(TopicMismatch, match="'elsewhere'"):
+        world.worker()
+
+
+def test_encoding_pauses_while_detection_is_behind() -> None:
+    world = World(settings(worker={"max_codes_lag": 4}), partitions=1, references=[REFERENCE])
+    encoder = world.worker("a", frozenset({"encode"}))
+    batch = rows(8_000)
+    for start in range(0, 4_000, 100):
+        world.write(batch[start : start + 100])
+        world.turn(encoder, step_s=1.1)
+    codes = TopicPartition(world.base.topics.codes, 0)
+    stalled = world.broker.log(codes).end_offset
+    assert world.behind()
+    detector = world.worker("b", frozenset({"detect"}))
+    world.settle(encoder, detector)
+    assert world.broker.log(codes).end_offset > stalled
+    assert not world.behind()
