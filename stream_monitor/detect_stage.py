@@ -436,6 +436,8 @@ class DetectStage:
             tracked.saved = saved
         for _, alert in self._alerts:
             self.counts.alerts[f"{alert.kind}.{alert.state}"] += 1
+            log.info("alert", state=alert.state.value, severity=alert.severity.value, stream=str(alert.stream),
+                     column=alert.column, id=alert.id)  # fmt: skip
         self._alerts, self._learned = [], []
         self._urgent.clear()
         self._last_commit_s = now_s

@@ -175,6 +175,7 @@ def _run_once(settings: Settings, stages: frozenset[StageName], stop: threading.
     """Connect, work until told to stop, leave cleanly; an error leaves nothing open."""
     from stream_monitor.broker.kafka import KafkaBroker
 
+    log.info("connecting", servers=",".join(settings.kafka.bootstrap_servers))
     broker = KafkaBroker(settings.kafka.to_settings())
     try:
         worker = Worker(settings, broker, stages)
