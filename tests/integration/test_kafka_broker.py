@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kafka import KafkaAdminClient, errors
 
 from scripts.kafka_node import KafkaCluster, KafkaNode, free_port
 from stream_monitor.broker.kafka import KafkaBroker, KafkaSettings
@@ -204,3 +205,20 @@ def test_three_nodes_serve_with_one_down(kafka: KafkaNode, tmp_path: Path) -> No
         broker.close()
     finally:
         cluster.stop()
+
+
+def test_a_coordinator_that_is_loading_is_asked_again(kafka: KafkaNode) -> None:
+    """Two refusals used to end the worker's connection, though the third answer would have come 0.1 s later."""
+    broker = KafkaBroker(KafkaSettings((kafka.address,)))
+    refusals = [errors.CoordinatorLoadInProgressError() for _ in range(3)]
+
+    def question(admin: KafkaAdminClient) -> int:
+        if refusals:
+            raise refusals.pop()
+        return len(admin.describe_cluster()["brokers"])
+
+    try:
+        assert broker._ask("asking", question) == 1
+        assert not refusals
+    finally:
+        broker.close()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from kafka import KafkaAdminClient, errors
 from kafka.admin import ConfigResource
@@ -18,6 +19,8 @@ from stream_monitor.broker.protocol import Probe, TopicInfo, TopicPartition, Top
 from stream_monitor.errors import BrokerError
 
 Answer = TypeVar("Answer")
+ASK_AGAIN_S: Final = 0.1
+"""Between two tries of a question that the cluster cannot answer yet."""
 
 
 class KafkaBroker:
@@ -101,16 +104,21 @@ class KafkaBroker:
         return {partition: found[partition].offset for partition in partitions}
 
     def _ask(self, doing: str, question: Callable[[Any], Answer]) -> Answer:
-        """Put a question to the cluster, once more through a new client if need be.
+        """Put a question to the cluster, again through a new client until `request_timeout_ms` have passed.
 
-        The old one may have lost its connection while idle, and never forgets which broker coordinates a group.
+        The old one may have lost its connection while idle, and never forgets which broker coordinates a group; and a
+        coordinator that is loading (after a broker's start, or the group's first member) says so for a while.
         """
+        deadline_s = time.monotonic() + self._settings.request_timeout_ms / 1000
         with translating(doing, self._settings):
-            try:
-                return question(self._admin())
-            except errors.RetriableError:
-                self.close()
-                return question(self._admin())
+            while True:
+                try:
+                    return question(self._admin())
+                except errors.RetriableError:
+                    self.close()
+                    if time.monotonic() >= deadline_s:
+                        raise
+                    time.sleep(ASK_AGAIN_S)
 
     def _admin(self) -> Any:
         with self._lock:
