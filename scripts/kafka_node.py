@@ -173,7 +173,7 @@ class KafkaNode:
         if not properties.exists():
             properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
             (self.directory / "log4j2.properties").write_text(LOGGING)
-            self._run("kafka.tools.StorageTool", "format", "-t", self.cluster_id, "-c", str(properties))
+            self._run("kafka.tools.StorageTool", "format", f"--cluster-id={self.cluster_id}", "-c", str(properties))
         command = self._runtime.command(
             "kafka.Kafka", str(properties), options=[*JAVA_OPTIONS, self._logging()], directory=self.directory
         )
