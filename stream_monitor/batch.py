@@ -19,7 +19,6 @@ from stream_monitor.errors import WireError
 from stream_monitor.events import Row
 from stream_monitor.reference import MAX_COLUMNS, StreamKey
 
-SCHEMAS: Final = range(1, 2)
 KIND: Final = b"B"
 MAX_ROWS: Final = 65_536
 ORIGIN_BYTES: Final = 32
@@ -140,8 +139,8 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True):
 _decoder = msgspec.msgpack.Decoder(_Wire)
 
 
-def encode_coded(batch: CodedBatch) -> Iterator[bytes]:
-    """The batch as one or more frames, each below the record limit; rows keep their order."""
+def encode_coded(batch: CodedBatch, version: int = wire.NEWEST) -> Iterator[bytes]:
+    """The batch as one or more frames of that wire version, each below the record limit; rows keep their order."""
     columns = batch.codes.shape[1]
     step = max(1, min(MAX_ROWS, wire.RECORD_BYTES // (columns + ORIGIN_BYTES)))
     for start in range(0, len(batch), step):
@@ -150,26 +149,27 @@ def encode_coded(batch: CodedBatch) -> Iterator[bytes]:
         unknown = [Unknown(u.row - start, u.name) for u in batch.unknown if start <= u.row < stop]
         yield wire.pack(
             KIND,
-            SCHEMAS.stop - 1,
+            version,
             _wire(batch.stream, batch.origins.take(slice(start, stop)), batch.digest, batch.generation,
                   batch.codes[start:stop], extras, unknown, []),
         )  # fmt: skip
 
 
-def encode_raw(batch: RawBatch) -> Iterator[bytes]:
-    """The batch as one or more frames; a single row too large for a record is not possible below the input limits."""
+def encode_raw(batch: RawBatch, version: int = wire.NEWEST) -> Iterator[bytes]:
+    """The batch as one or more frames of that wire version; a single row too large for a record is not possible below
+    the input limits."""
     rows = batch.rows
     raw = [(tame(row.features), tame(row.prediction), tame(row.label), row.id) for row in rows]
     data = wire.pack(
-        KIND, SCHEMAS.stop - 1,
+        KIND, version,
         _wire(batch.stream, Origins.of(rows), "", 0, np.zeros((len(rows), 0), np.uint8), [], [], raw),
     )  # fmt: skip
     if len(data) <= wire.RECORD_BYTES or len(rows) == 1:
         yield data
         return
     half = len(rows) // 2
-    yield from encode_raw(RawBatch(batch.stream, rows[:half]))
-    yield from encode_raw(RawBatch(batch.stream, rows[half:]))
+    yield from encode_raw(RawBatch(batch.stream, rows[:half]), version)
+    yield from encode_raw(RawBatch(batch.stream, rows[half:]), version)
 
 
 def _wire(
@@ -200,8 +200,8 @@ def tame(value: Any, depth: int = 16) -> Any:
 
 
 def decode(data: bytes | None) -> Batch:
-    """Bytes of the codes topic → batch; raises WireError for anything else."""
-    w = wire.unpack(KIND, SCHEMAS, data, _decoder)
+    """Bytes of the codes topic → batch; raises WireError for anything else, and VersionUnknown."""
+    w = wire.unpack(KIND, data, _decoder)
     if not 0 < w.rows <= MAX_ROWS or not 0 <= w.columns <= MAX_COLUMNS:
         raise WireError(f"a batch of {w.rows} rows and {w.columns} columns cannot be")
     origins = Origins(

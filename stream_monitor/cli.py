@@ -24,7 +24,8 @@ EXIT_CODES = """
 Start with `stream-monitor demo`: it needs no Kafka.
 
 Exit codes: 0 done · 1 failed · 2 configuration or usage · 3 a file cannot be read or used · 4 broker ·
-5 topics missing or of the wrong shape · 6 another worker took this name · 7 outcome of a commit unknown, start again.
+5 topics missing or of the wrong shape · 6 another worker took this name · 7 outcome of a commit unknown, start again ·
+8 data of another release, see docs/upgrading.md.
 """
 
 app = typer.Typer(

@@ -37,6 +37,7 @@ from stream_monitor.config_detection import DetectionSettings, ModelSection, Mod
 from stream_monitor.config_kafka import KafkaSection
 from stream_monitor.errors import ConfigError, Fault
 from stream_monitor.events import Limits, Shape
+from stream_monitor.wire import NEWEST, OLDEST
 
 __all__ = ["DetectionSettings", "ModelSettings", "Settings", "load"]
 
@@ -156,9 +157,20 @@ class WorkerSection(Section):
     max_transaction_bytes: int = Field(
         default=33_554_432, ge=1_048_576, description="Bytes at which a transaction is committed early."
     )
+    wire_version: int | None = Field(
+        default=None,
+        ge=OLDEST,
+        le=NEWEST,
+        description="Of what is written to codes and state; null: the newest. See docs/upgrading.md.",
+    )
     heartbeat_file: Path | None = Field(
         default=None, description="Touched every second; `stream-monitor health` looks how old it is."
     )
+
+    @property
+    def writes_version(self) -> int:
+        """The wire version of what this worker writes."""
+        return self.wire_version or NEWEST
 
 
 class PrivacySection(Section):

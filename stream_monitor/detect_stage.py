@@ -25,7 +25,7 @@ from stream_monitor.book import LEARNED_EPOCH, key_of
 from stream_monitor.broker.protocol import Broker, Message, Polled, Probe, Reader, Record, TopicPartition
 from stream_monitor.codes import FIRST_BIN
 from stream_monitor.config import Settings
-from stream_monitor.errors import TransactionAborted, WireError
+from stream_monitor.errors import TransactionAborted, VersionUnknown, WireError
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.ordering import Clock, Queue, Tick, check, decode_tick, is_tick
 from stream_monitor.ownership import Ownership
@@ -60,12 +60,14 @@ class DetectCounts:
 @dataclass(slots=True)
 class Tracked:
     """A stream in memory, and its rows that wait for earlier ones. `unsaved_from`: offset of the first record that the
-    saved state does not include though the detectors have seen rows of it, None when saved."""
+    saved state does not include though the detectors have seen rows of it, None when saved. `outdated`: it is saved in
+    another wire version than we write, which the next release may not read."""
 
     stream: Stream
     queue: Queue
     saved: states.Saved
     unsaved_from: int | None = None
+    outdated: bool = False
 
 
 @dataclass(slots=True)
@@ -222,7 +224,10 @@ class DetectStage:
         for key, parts in grouped.items():
             restored = states.restore(self._factory.stream(key), parts, self._feed.book)
             queue = Queue(restored.stamp, restored.released_ms)
-            held.streams[key] = Tracked(restored.stream, queue, restored.saved)
+            outdated = restored.version != self._settings.worker.writes_version
+            held.streams[key] = Tracked(restored.stream, queue, restored.saved, outdated=outdated)
+            if outdated:
+                held.due.append(key)
             self._report(key, restored)
         self._held[partition] = held
         self._consumer.seek(partition, restoring.offset)
@@ -273,6 +278,9 @@ class DetectStage:
             self.counts.invalid_batches += 1
             log.error("batch unusable, skipped", partition=record.partition, offset=record.offset, why=str(error))
             return
+        except VersionUnknown as error:
+            log.error("record of another release", partition=record.partition, offset=record.offset, why=str(error))
+            raise
         self.counts.batches += 1
         held.touched = True
         tracked = held.streams.get(batch.stream)
@@ -298,7 +306,8 @@ class DetectStage:
         if from_offset is None:
             return
         if tracked.unsaved_from is None:
-            held.due.append(tracked.stream.key)
+            if not tracked.outdated:
+                held.due.append(tracked.stream.key)
             tracked.unsaved_from = from_offset
         tracked.unsaved_from = min(tracked.unsaved_from, from_offset)
         for batch in batches:
@@ -394,20 +403,21 @@ class DetectStage:
             if not everything and self._credit_bytes <= 0:
                 return
             tracked = held.streams[held.due.popleft()]
-            if tracked.unsaved_from is not None:
+            if tracked.unsaved_from is not None or tracked.outdated:
                 self._saved_last = partition
                 self._save(batchful, partition, tracked)
 
     def _save(self, batchful: _Batchful, partition: TopicPartition, tracked: Tracked) -> None:
         topic = self._settings.topics.state
         queue = tracked.queue
-        records, saved = states.save(tracked.stream, queue.stamp, queue.released_ms, tracked.saved)
+        version = self._settings.worker.writes_version
+        records, saved = states.save(tracked.stream, queue.stamp, queue.released_ms, tracked.saved, version)
         batchful.messages += [Message(topic, key, value, partition.partition) for key, value in records]
         size = sum(len(value) for _, value in records if value is not None)
         batchful.bytes += size
         self._credit_bytes -= size
         batchful.saved.append((tracked, saved))
-        tracked.unsaved_from = None
+        tracked.unsaved_from, tracked.outdated = None, False
 
     def _offset(self, partition: TopicPartition) -> int:
         """Where a restored partition has to read on: at the first record with rows unsaved or still waiting."""
@@ -424,7 +434,8 @@ class DetectStage:
             held.clocks.popleft()
         clock = held.clocks[0] if held.clocks and held.clocks[0].offset <= offset else held.base
         held.base = clock
-        return Message(self._settings.topics.state, states.CLOCK_KEY, states.pack_clock(clock), partition.partition)
+        data = states.pack_clock(clock, self._settings.worker.writes_version)
+        return Message(self._settings.topics.state, states.CLOCK_KEY, data, partition.partition)
 
     def _ticks_due(self, now_s: float, everything: bool) -> bool:
         """Where nothing but ticks came, there is no hurry to commit."""

@@ -90,14 +90,14 @@ class Encoder:
         return messages
 
     def _messages(self, stream: StreamKey, rows: list[Row]) -> Iterator[Message]:
-        topics = self._settings.topics
+        topics, version = self._settings.topics, self._settings.worker.writes_version
         key = stream.model.encode()
         partition = partition_of(key, topics.partitions)
         entry = self._book.find(stream)
         frames = (
-            encode_raw(RawBatch(stream, tuple(rows)))
+            encode_raw(RawBatch(stream, tuple(rows)), version)
             if entry is None
-            else encode_coded(code(rows, stream, entry, self._binner(entry), self._settings.privacy.raw))
+            else encode_coded(code(rows, stream, entry, self._binner(entry), self._settings.privacy.raw), version)
         )
         for data in frames:
             yield Message(topics.codes, key, data, partition)
@@ -348,7 +348,7 @@ class EncodeStage:
             for partition in self._consumer.assignment()
         }
         total = max(self._partitions_in, *(number + 1 for number in promises))
-        data = encode_tick(Tick(now_ms, total, promises))
+        data = encode_tick(Tick(now_ms, total, promises), self._settings.worker.writes_version)
         topics = self._settings.topics
         return (Message(topics.codes, TICK_KEY, data, number) for number in range(topics.partitions))
 

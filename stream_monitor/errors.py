@@ -4,7 +4,8 @@
     ├── ConfigError            settings that cannot work; lists every fault at once
     ├── DataError              a file or table that cannot be read as asked
     ├── ReferenceInvalid       a reference document that cannot be used
-    ├── WireError              bytes of ours (batch, state) that are damaged, hostile or of another schema
+    ├── WireError              bytes of ours (batch, state) that are damaged or hostile
+    ├── VersionUnknown         sound bytes of a release we cannot read; exit, another release has to read them
     └── BrokerError            anything the broker said no to
         ├── BrokerUnavailable  nothing answers; worth a retry
         ├── TopicMismatch      a topic is missing or has the wrong shape
@@ -64,7 +65,19 @@ class ReferenceInvalid(StreamMonitorError):
 
 
 class WireError(StreamMonitorError):
-    """Bytes of a batch, a state or a chunk are damaged, too large or of a schema this version cannot read."""
+    """Bytes of a batch, a state or a chunk are damaged, too large or not what they say."""
+
+
+class VersionUnknown(StreamMonitorError):
+    """A sound record of ours is of a wire version that this release does not read (see docs/upgrading.md).
+
+    Skipping it would lose it, so the process ends, with nothing of it committed, and another release reads it.
+    """
+
+    exit_code = 8
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; nothing is lost: run a release that reads it, and see docs/upgrading.md")
 
 
 class BrokerError(StreamMonitorError):

@@ -25,7 +25,6 @@ from stream_monitor.batch import Batch, CodedBatch, Extra, Origins, RawBatch, Un
 from stream_monitor.errors import WireError
 
 KIND: Final = b"T"
-SCHEMAS: Final = range(1, 2)
 MAX_WAIT_MS: Final = 15_000
 """As long as a session: by then the partitions of an encoder that died have a new owner, who catches up."""
 LONG_AGO: Final = -(2**62)
@@ -45,8 +44,8 @@ class Tick(msgspec.Struct, frozen=True, array_like=True):
 _ticks = msgspec.msgpack.Decoder(Tick)
 
 
-def encode_tick(tick: Tick) -> bytes:
-    return wire.pack(KIND, SCHEMAS.stop - 1, tick)
+def encode_tick(tick: Tick, version: int = wire.NEWEST) -> bytes:
+    return wire.pack(KIND, version, tick)
 
 
 def is_tick(data: bytes | None) -> bool:
@@ -54,8 +53,8 @@ def is_tick(data: bytes | None) -> bool:
 
 
 def decode_tick(data: bytes | None) -> Tick:
-    """Bytes of the codes topic → tick; raises WireError."""
-    tick = wire.unpack(KIND, SCHEMAS, data, _ticks)
+    """Bytes of the codes topic → tick; raises WireError, or VersionUnknown."""
+    tick = wire.unpack(KIND, data, _ticks)
     if not 0 <= tick.total <= MAX_PARTITIONS or any(not 0 <= p < tick.total for p in tick.promises):
         raise WireError("a tick names an input partition that cannot be")
     return tick

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,7 +29,6 @@ from stream_monitor.ordering import DATES_MS, LONG_AGO, Clock
 from stream_monitor.reference import StreamKey
 from stream_monitor.stream import Stream
 
-SCHEMAS: Final = range(1, 2)
 KIND: Final = b"S"
 MAX_PARTS: Final = 256
 MAX_CHUNKS: Final = 65_536
@@ -127,14 +127,14 @@ CLOCK_KIND: Final = b"K"
 _clocks = msgspec.msgpack.Decoder(Clock)
 
 
-def pack_clock(clock: Clock) -> bytes:
+def pack_clock(clock: Clock, version: int = wire.NEWEST) -> bytes:
     """The state of a codes partition itself: what its ticks said, as of the committed offset."""
-    return wire.pack(CLOCK_KIND, SCHEMAS.stop - 1, clock)
+    return wire.pack(CLOCK_KIND, version, clock)
 
 
 def unpack_clock(data: bytes | None) -> Clock:
-    """Raises WireError."""
-    return wire.unpack(CLOCK_KIND, SCHEMAS, data, _clocks)
+    """Raises WireError, or VersionUnknown."""
+    return wire.unpack(CLOCK_KIND, data, _clocks)
 
 
 @dataclass(slots=True)
@@ -154,7 +154,9 @@ class Saved:
         return 0 < self.warmup_rows <= len(warmup) and warmup[self.warmup_rows - 1] is self.last_row
 
 
-def save(stream: Stream, stamp: int, released_ms: int, saved: Saved) -> tuple[list[tuple[bytes, bytes | None]], Saved]:
+def save(
+    stream: Stream, stamp: int, released_ms: int, saved: Saved, version: int = wire.NEWEST
+) -> tuple[list[tuple[bytes, bytes | None]], Saved]:
     """The records (None: tombstone) that bring the topic from `saved` to the stream's present state, and what it then
     holds. Warm-up rows already saved are not written again."""
     records: list[tuple[bytes, bytes | None]] = []
@@ -164,12 +166,12 @@ def save(stream: Stream, stamp: int, released_ms: int, saved: Saved) -> tuple[li
         records += [(key(stream.key, chunk, "w"), None) for chunk in range(chunks)]
         chunks, warmup_rows = 0, 0
     if len(warmup) > warmup_rows:
-        for data in encode_raw(RawBatch(stream.key, tuple(warmup[warmup_rows:]))):
+        for data in encode_raw(RawBatch(stream.key, tuple(warmup[warmup_rows:])), version):
             records.append((key(stream.key, chunks, "w"), data))
             chunks += 1
         # A chunk deleted above and written again must end as written: keep the last record of each key.
         records = list(dict(records).items())
-    frames = list(_frames(_snapshot(stream, stamp, released_ms, chunks), stamp))
+    frames = list(_frames(_snapshot(stream, stamp, released_ms, chunks), stamp, version))
     records += [(key(stream.key, part), data) for part, data in enumerate(frames)]
     records += [(key(stream.key, part), None) for part in range(len(frames), saved.parts)]
     return records, Saved(len(frames), chunks, len(warmup), warmup[-1] if warmup else None)
@@ -190,17 +192,20 @@ def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snap
     return Snapshot(*stream.key, stamp, released_ms, watched, chunks)
 
 
-def _frames(snapshot: Snapshot, stamp: int) -> Iterator[bytes]:
-    data = msgspec.msgpack.encode(snapshot)
+def _frames(snapshot: Snapshot, stamp: int, version: int) -> Iterator[bytes]:
+    data = msgspec.msgpack.encode(wire.as_of(version, snapshot))
     parts = -(-len(data) // wire.RECORD_BYTES)
     for part in range(parts):
         piece = data[part * wire.RECORD_BYTES : (part + 1) * wire.RECORD_BYTES]
-        yield wire.pack(KIND, SCHEMAS.stop - 1, _Part(stamp, part, parts, piece))
+        yield wire.pack(KIND, version, _Part(stamp, part, parts, piece))
 
 
 @dataclass(slots=True)
 class Restored:
-    """A stream as read back. `cold`: detectors that had to start afresh and why; `lost`: why everything had."""
+    """A stream as read back. `cold`: detectors that had to start afresh and why; `lost`: why everything had.
+
+    `version`: the wire version it was saved in.
+    """
 
     stream: Stream
     stamp: int
@@ -208,10 +213,14 @@ class Restored:
     saved: Saved
     cold: dict[str, str] = field(default_factory=dict)
     lost: str = ""
+    version: int = wire.NEWEST
 
 
 def group_records(records: Mapping[bytes, bytes]) -> tuple[dict[StreamKey, dict[str, dict[int, bytes]]], int]:
-    """The live records of one partition by stream, letter and number; and how many keys were not ours."""
+    """The live records of one partition by stream, letter and number; and how many keys were not ours.
+
+    Raises VersionUnknown where a key that is not ours has a record of another release.
+    """
     streams: dict[StreamKey, dict[str, dict[int, bytes]]] = {}
     strange = 0
     for raw_key, value in records.items():
@@ -220,10 +229,11 @@ def group_records(records: Mapping[bytes, bytes]) -> tuple[dict[StreamKey, dict[
         try:
             letter, model, version, segment, number = msgspec.json.decode(raw_key, type=_key_type)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            strange += 1
-            continue
+            letter, number = "", -1
         if not 0 <= number < {"s": MAX_PARTS, "w": MAX_CHUNKS}.get(letter, 0):
             strange += 1
+            with suppress(WireError):
+                wire.check(value)
             continue
         streams.setdefault(StreamKey(model, version, segment), {}).setdefault(letter, {})[number] = value
     return streams, strange
@@ -231,14 +241,14 @@ def group_records(records: Mapping[bytes, bytes]) -> tuple[dict[StreamKey, dict[
 
 def restore(stream: Stream, parts: dict[str, dict[int, bytes]], book: ReferenceBook) -> Restored:
     """Bring a fresh stream to the state in its records. Never raises for bad bytes: what cannot be read starts cold,
-    with the reason said; nothing else is touched."""
+    with the reason said; nothing else is touched. Raises VersionUnknown for a sound state of another release."""
     frames, chunks = parts.get("s", {}), parts.get("w", {})
     saved = Saved(parts=max(frames, default=-1) + 1, chunks=max(chunks, default=-1) + 1)
     try:
         snapshot = _read(frames)
     except WireError as error:
         return Restored(stream, 0, LONG_AGO, saved, lost=str(error))
-    restored = Restored(stream, snapshot.stamp, snapshot.released_ms, saved)
+    restored = Restored(stream, snapshot.stamp, snapshot.released_ms, saved, version=wire.version_of(frames[0]))
     try:
         if snapshot.watched is not None:
             _restore_watched(stream, snapshot.watched, book, restored)
@@ -253,8 +263,8 @@ def restore(stream: Stream, parts: dict[str, dict[int, bytes]], book: ReferenceB
 
 
 def _read(frames: dict[int, bytes]) -> Snapshot:
-    first = wire.unpack(KIND, SCHEMAS, frames.get(0), _parts)
-    pieces = [wire.unpack(KIND, SCHEMAS, frames.get(number), _parts) for number in range(min(first.parts, MAX_PARTS))]
+    first = wire.unpack(KIND, frames.get(0), _parts)
+    pieces = [wire.unpack(KIND, frames.get(number), _parts) for number in range(min(first.parts, MAX_PARTS))]
     if [(piece.stamp, piece.part, piece.parts) for piece in pieces] != [
         (first.stamp, number, first.parts) for number in range(first.parts if first.parts <= MAX_PARTS else 0)
     ]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from stream_monitor import wire
 from stream_monitor.book import ReferenceBook
 from stream_monitor.broker.memory import MemoryBroker
 from stream_monitor.broker.protocol import Message
@@ -43,6 +44,9 @@ RATES: Final = (0.0, 0.01, 0.02, 0.04)
 BUDGETS: Final = (3_000, 20_000, 1_000_000)
 """Bytes of state a second; a stream has some 10,000."""
 NAMES: Final = ("a", "b", "c")
+Release = tuple[int, int | None]
+RELEASES: Final[tuple[Release, ...]] = ((wire.OLDEST, wire.OLDEST), (wire.NEWEST, wire.OLDEST), (wire.NEWEST, None))
+"""Of a rolling upgrade, in order: the newest wire version that a worker reads, and `worker.wire_version`."""
 
 
 @cache
@@ -65,11 +69,12 @@ def _warm() -> tuple[Stream, ...]:
 
 
 @cache
-def settings(state_bytes_per_s: int = 1_000_000) -> Settings:
-    """The save budget is the only thing that differs: how much is unsaved when things go wrong."""
+def settings(state_bytes_per_s: int = 1_000_000, wire_version: int | None = None) -> Settings:
+    """What differs is the save budget, how much is unsaved when things go wrong, and the release (see `RELEASES`)."""
     return Settings.model_validate(
         {"kafka": {"bootstrap_servers": ["127.0.0.1:1"]}, "instance": "a", "topics": {"partitions": 2},
-         "worker": {"commit_interval_s": 1.0, "state_bytes_per_s": state_bytes_per_s, "max_codes_lag": 60},
+         "worker": {"commit_interval_s": 1.0, "state_bytes_per_s": state_bytes_per_s, "max_codes_lag": 60,
+                    "wire_version": wire_version},
          "detection": {"budget_events": 10_000, "warmup_events": WARMUP}}
     )  # fmt: skip
 
@@ -85,6 +90,7 @@ class Process:
     settings: Settings
     worker: Worker | None = None
     paused: int = 0
+    release: Release = RELEASES[-1]
 
 
 @dataclass(slots=True)
@@ -92,6 +98,8 @@ class Simulation:
     """One schedule; `run` gives what is wrong, and `happened` what was done."""
 
     seed: int
+    releases: tuple[Release, ...] = RELEASES
+    """What an upgrade goes through; one schedule in four is one, and each with releases of its own."""
     happened: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     alerts: int = 0
@@ -101,10 +109,11 @@ class Simulation:
     _stepping: set[int] = field(default_factory=set)
     _written: int = 0
     _broker: MemoryBroker = field(init=False)
-    _settings: Settings = field(init=False)
+    _budget: int = field(init=False)
     _rate: float = 0.0
     _stream_rows: Counter[tuple[str, str]] = field(default_factory=Counter)
     _shares: tuple[float, ...] = SHORT
+    _step_of_upgrade: int = 0
 
     def run(self) -> list[str]:
         _warm()
@@ -112,17 +121,23 @@ class Simulation:
         draw = self._random
         self._rate = draw.choice(RATES)
         self._broker = MemoryBroker(clock_ms=self._clock_ms, max_poll_records=draw.choice((7, 50, 200, 10_000)))
-        base = self._settings = settings(draw.choice(BUDGETS))
+        self._budget = draw.choice(BUDGETS)
+        base = settings()
+        upgrades = self.releases is not RELEASES or draw.random() < 0.25
+        self._step_of_upgrade = 0 if upgrades else len(self.releases) - 1
         self._broker.create_topics(specs(base, predictions=draw.choice((1, 2, 3))))
         publish(self._broker, base.topics.references, "setup", references())
         total, self._shares = (400, LONG) if self.seed % 4 == 0 else (200, SHORT)
         if draw.random() < 0.3:
             self._write(draw.randint(20, 100))
         self._start("a", STAGES)
+        if self._step_of_upgrade == 0 and len(self.releases) > 1:
+            self._start("b", STAGES)
         for _ in range(draw.randint(8, 24)):
             if self._written < total:
                 self._write(draw.randint(0, 40))
             self._act()
+            self._upgrade()
             for process in draw.sample(self._alive, len(self._alive)):
                 self._step(process)
             self._now_s += draw.choice((0.1, 0.3, 0.6, 1.1))
@@ -199,10 +214,27 @@ class Simulation:
             case "wait":
                 self._now_s += draw.choice((3.0, 6.0, 12.0))
 
+    def _upgrade(self) -> None:
+        """Replace a worker by one of the next release, and go on to the one after when none is left behind."""
+        draw, behind = self._random, [each for each in self._alive if each.release != self._release()]
+        if behind and draw.random() < 0.3:
+            old = draw.choice(behind)
+            self._leave(old)
+            if old not in self._alive:
+                self._start(old.instance, old.stages)
+        elif not behind and self._step_of_upgrade < len(self.releases) - 1 and draw.random() < 0.3:
+            self._step_of_upgrade += 1
+            self._note(f"next: wire versions {self._release()}")
+
+    def _release(self) -> Release:
+        return self.releases[self._step_of_upgrade]
+
     def _start(self, instance: str, stages: frozenset[StageName]) -> None:
         chaos = Chaos(self._random, self._rate, self._interlude)
         broker = ChaosBroker(self._broker, chaos)
-        process = Process(instance, stages, chaos, broker, self._settings.model_copy(update={"instance": instance}))
+        release = self._release()
+        given = settings(self._budget, release[1]).model_copy(update={"instance": instance})
+        process = Process(instance, stages, chaos, broker, given, release=release)
         self._alive.append(process)
         self._note(f"{instance} starts {sorted(stages)}")
         self._guarded(process, lambda: self._open(process))
@@ -234,8 +266,9 @@ class Simulation:
 
     def _guarded(self, process: Process, doing: Any, *, leaving: bool = False) -> None:
         """What `worker.run` and the supervisor make of errors."""
-        before = len(process.chaos.happened)
+        before, newest = len(process.chaos.happened), wire.NEWEST
         self._stepping.add(id(process))
+        wire.NEWEST = process.release[0]
         try:
             doing()
         except Killed as killed:
@@ -248,6 +281,7 @@ class Simulation:
             process.worker = None
             assert not process.chaos.open, "clients are left open"
         finally:
+            wire.NEWEST = newest
             self._stepping.discard(id(process))
         for what in process.chaos.happened[before:]:
             self.faults[what] += 1

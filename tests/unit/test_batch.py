@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stream_monitor import wire
 from stream_monitor.batch import CodedBatch, Extra, Origins, RawBatch, Unknown, decode, encode_coded, encode_raw
-from stream_monitor.errors import WireError
+from stream_monitor.errors import VersionUnknown, WireError
 from stream_monitor.events import Row
 from stream_monitor.reference import StreamKey
 
@@ -116,9 +116,11 @@ def test_whatever_json_holds_can_be_sent_raw(features: dict[str, Any], predictio
     assert [len(_rows(data)) for data in frames] == [1]
 
 
-def test_another_schema_is_named() -> None:
-    with pytest.raises(WireError, match="schema version 9"):
-        decode(wire.frame(b"B", 9, b""))
+@pytest.mark.parametrize("kind", [b"B", b"T", b"L"])
+def test_a_sound_frame_of_another_release_is_not_damage_whatever_its_kind(kind: bytes) -> None:
+    for version in (wire.NEWEST + 1, 255, 0):
+        with pytest.raises(VersionUnknown, match=f"wire version {version}"):
+            decode(wire.frame(kind, version, b""))
 
 
 def test_rows_and_lengths_must_agree() -> None:

@@ -16,8 +16,10 @@ from multiprocessing import get_context
 import pytest
 import structlog
 
+from stream_monitor import wire
 from stream_monitor.broker.protocol import COMMIT_STEPS
-from tests.unit.simulation import Simulation
+from stream_monitor.errors import VersionUnknown
+from tests.unit.simulation import RELEASES, Simulation
 
 SCHEDULES = int(os.environ.get("SIMULATION_SCHEDULES", "2000"))
 CHUNK = 50
@@ -74,6 +76,18 @@ def test_one_schedule() -> None:
     finally:
         print("\n".join(simulation.happened))
     assert not problems, "\n".join(problems)
+
+
+def test_an_upgrade_that_skips_a_step_is_found() -> None:
+    """Old and new workers side by side, the new ones writing what the old cannot read: they end with an error."""
+    failed = ""
+    for seed in range(40):
+        try:
+            Simulation(seed, (RELEASES[0], RELEASES[-1])).run()
+        except VersionUnknown as error:
+            failed = str(error)
+            break
+    assert f"wire version {wire.NEWEST}" in failed
 
 
 def test_a_schedule_replays_exactly() -> None:

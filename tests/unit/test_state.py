@@ -19,7 +19,7 @@ from stream_monitor import wire
 from stream_monitor.batch import RawBatch
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
 from stream_monitor.encode import Binner
-from stream_monitor.errors import WireError
+from stream_monitor.errors import VersionUnknown, WireError
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, fit
 from stream_monitor.ordering import LONG_AGO, Clock, decode_tick
@@ -247,12 +247,17 @@ def test_another_tag_starts_that_detector_cold_and_no_other() -> None:
         feed(back.stream, world.rows(500, drift_at=100), "plain")
 
 
-def test_a_schema_of_the_future_is_named() -> None:
+def test_a_state_of_the_future_is_neither_lost_nor_cold() -> None:
     stream = new_stream()
     live = snapshot(stream)
     part = states.key(stream.key, 0)
+    newer = wire.frame(states.KIND, wire.NEWEST + 1, live[part][wire.HEADER_BYTES :])
+    with pytest.raises(VersionUnknown, match="upgrading"):
+        restored({part: newer})
+    with pytest.raises(VersionUnknown):
+        states.group_records({msgspec.json.encode(["z", "m", "", "", 0]): newer})
     live[part] = live[part][:4] + b"\x09" + live[part][5:]
-    assert restored(live).lost == "schema version 9; this release reads 1 to 1"
+    assert restored(live).lost == "checksum does not match: the bytes are damaged"
 
 
 def test_a_reference_that_is_gone_is_named() -> None:
@@ -268,7 +273,7 @@ def test_a_reference_that_is_gone_is_named() -> None:
 
 def decoded(live: Live) -> Snapshot:
     pieces = msgspec.msgpack.Decoder(list[Any])
-    parts = [wire.unpack(states.KIND, states.SCHEMAS, data, pieces) for data in live.values()]
+    parts = [wire.unpack(states.KIND, data, pieces) for data in live.values()]
     return msgspec.msgpack.decode(b"".join(part[3] for part in parts), type=Snapshot)
 
 
