@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from operator import itemgetter
 from typing import Final
 
@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from stream_monitor import restoring as restores
 from stream_monitor import state as states
 from stream_monitor.alerts import Alert
 from stream_monitor.batch import Batch, CodedBatch, decode
 from stream_monitor.book import LEARNED_EPOCH, key_of
-from stream_monitor.broker.protocol import Broker, Message, Polled, Probe, Reader, Record, TopicPartition
+from stream_monitor.broker.protocol import Broker, Message, Polled, Probe, Record, TopicPartition
 from stream_monitor.codes import FIRST_BIN
 from stream_monitor.config import Settings
 from stream_monitor.errors import TransactionAborted, VersionUnknown, WireError
@@ -30,6 +31,7 @@ from stream_monitor.feed import ReferenceFeed
 from stream_monitor.ordering import Clock, Queue, Tick, check, decode_tick, is_tick
 from stream_monitor.ownership import Ownership
 from stream_monitor.reference import Reference, StreamKey
+from stream_monitor.restoring import BUFFER_BYTES, Progress, Restoring
 from stream_monitor.stream import Outcome, Stream
 from stream_monitor.streams import StreamFactory
 
@@ -37,6 +39,7 @@ log = structlog.get_logger()
 
 STAGE: Final = "detect"
 TICKS_COMMIT_S: Final = 5.0
+RESTORE_LOG_S: Final = 5.0
 SAVE_BURST_S: Final = 2.0
 """Unused save budget kept for later, in seconds of it."""
 
@@ -53,6 +56,8 @@ class DetectCounts:
     commits: int = 0
     aborted: int = 0
     state_bytes: int = 0
+    restored_streams: int = 0
+    restored_bytes: int = 0
     cold_detectors: int = 0
     lost_states: int = 0
 
@@ -88,17 +93,6 @@ class Held:
     ticked: bool = False
 
 
-@dataclass(slots=True)
-class Restoring:
-    """A partition whose state is being read; it stays paused meanwhile. `offset`: where its codes go on, `end`: up to
-    where the state has to be read."""
-
-    reader: Reader
-    offset: int
-    end: int
-    records: dict[bytes, bytes] = field(default_factory=dict)
-
-
 class DetectStage:
     """Reads codes, runs the detectors, publishes alerts; the caller steps it."""
 
@@ -116,11 +110,13 @@ class DetectStage:
         self._ownership = Ownership(broker, self._consumer, group, settings.topics.codes)
         self._held: dict[TopicPartition, Held] = {}
         self._restoring: dict[TopicPartition, Restoring] = {}
+        self._building: dict[TopicPartition, Held] = {}
         self._alerts: list[tuple[TopicPartition, Alert]] = []
         self._learned: list[Reference] = []
         self._code_widths: dict[str, npt.NDArray[np.int64]] = {}
         self._urgent: set[tuple[TopicPartition, StreamKey]] = set()
         self._credit_bytes = 0.0
+        self._restore_told_s = 0.0
         self._saved_last = TopicPartition("", 0)
         self._last_commit_s = 0.0
         self._last_step_s: float | None = None
@@ -130,7 +126,7 @@ class DetectStage:
         self._earn(now_s)
         polled = self._consumer.poll(0.0 if self._restoring else timeout_s)
         self._apply_rebalance(polled)
-        self._go_on_restoring()
+        self._go_on_restoring(now_s)
         self._ownership.look(now_s)
         for partition, records in polled.records.items():
             held = self._held[partition]
@@ -146,6 +142,10 @@ class DetectStage:
         return not self._restoring and not any(
             self._unread(partition) or held.waiting or held.due for partition, held in self._held.items()
         )
+
+    def restoring(self) -> Progress:
+        """How far the restores under way have come; zeros when there is none."""
+        return restores.progress(self._restoring.values())
 
     def _unread(self, partition: TopicPartition) -> bool:
         end = self._consumer.end_seen(partition)
@@ -182,6 +182,7 @@ class DetectStage:
         """Drop all memory of partitions; nothing is written."""
         for partition in partitions:
             self._held.pop(partition, None)
+            self._building.pop(partition, None)
             restoring = self._restoring.pop(partition, None)
             if restoring is not None:
                 restoring.reader.close()
@@ -201,40 +202,70 @@ class DetectStage:
         source = TopicPartition(self._settings.topics.state, partition.partition)
         with ExitStack() as opened:
             reader = opened.enter_context(closing(self._broker.reader([source])))
-            self._restoring[partition] = Restoring(reader, offset, reader.end_offsets()[source])
+            first = reader.position(source)
+            self._restoring[partition] = Restoring(reader, source, offset, reader.end_offsets()[source], first)
             opened.pop_all()
 
-    def _go_on_restoring(self) -> None:
+    def _go_on_restoring(self, now_s: float) -> None:
+        """One bounded piece of reading and of building, however much there is."""
+        if not self._restoring:
+            return
+        wait_s = 0.01 / len(self._restoring)
+        waiting_bytes = sum(restoring.bytes for restoring in self._restoring.values())
         for partition, restoring in list(self._restoring.items()):
-            source = TopicPartition(self._settings.topics.state, partition.partition)
-            if restoring.reader.position(source) < restoring.end:
-                for record in restoring.reader.poll(0.01):
-                    _apply(restoring.records, record)
-            if restoring.reader.position(source) >= restoring.end:
+            if restoring.left is not None:
+                continue
+            if not restoring.read_whole and waiting_bytes < BUFFER_BYTES:
+                restoring.read(wait_s)
+            if restoring.read_whole:
                 restoring.reader.close()
-                del self._restoring[partition]
                 self._take_over(partition, restoring)
+            elif waiting_bytes >= BUFFER_BYTES and all(each.left is None for each in self._restoring.values()):
+                restoring.read(wait_s)  # nothing can be built before one of them is whole
+                break
+        self._build_streams()
+        if now_s - self._restore_told_s >= RESTORE_LOG_S and self._restoring:
+            self._restore_told_s = now_s
+            log.info("restoring", **asdict(self.restoring()))
 
     def _take_over(self, partition: TopicPartition, restoring: Restoring) -> None:
-        """Build the streams from their records, go to the committed offset, read on."""
+        """The state of a partition is read: begin to build."""
         self._feed.catch_up()
         clock = self._clock_of(partition, restoring)
-        held = Held(clock, clock)
-        grouped, strange = states.group_records(restoring.records)
-        for key, parts in grouped.items():
-            restored = states.restore(self._factory.stream(key), parts, self._feed.book)
-            queue = Queue(restored.stamp, restored.released_ms)
-            outdated = restored.version != self._settings.worker.writes_version
-            held.streams[key] = Tracked(restored.stream, queue, restored.saved, outdated=outdated)
-            if outdated:
-                held.due.append(key)
-            self._report(key, restored)
-        self._held[partition] = held
-        self._consumer.seek(partition, restoring.offset)
-        self._consumer.resume([partition])
-        if grouped or strange:
-            log.info("restored", partition=partition.partition, streams=len(grouped), offset=restoring.offset,
-                     unknown_keys=strange)  # fmt: skip
+        self._building[partition] = Held(clock, clock)
+        strange = restoring.group()
+        if strange:
+            log.warning("keys on the state topic that are not ours", partition=partition.partition, count=strange)
+
+    def _build_streams(self) -> None:
+        """Build streams from their records; a partition that has all of them goes on at its committed offset."""
+        left_bytes = restores.STEP_BYTES
+        for partition, restoring in list(self._restoring.items()):
+            while restoring.left and left_bytes > 0:
+                left_bytes -= self._build_stream(self._building[partition], restoring)
+            if restoring.left is None or restoring.left:
+                continue
+            del self._restoring[partition]
+            self._held[partition] = self._building.pop(partition)
+            self._consumer.seek(partition, restoring.offset)
+            self._consumer.resume([partition])
+            if restoring.streams:
+                log.info("restored", partition=partition.partition, streams=restoring.streams, offset=restoring.offset)
+
+    def _build_stream(self, held: Held, restoring: Restoring) -> int:
+        """The next stream of a partition; returns how many bytes of state it was."""
+        key, parts = restoring.next()
+        restored = states.restore(self._factory.stream(key), parts, self._feed.book)
+        queue = Queue(restored.stamp, restored.released_ms)
+        outdated = restored.version != self._settings.worker.writes_version
+        held.streams[key] = Tracked(restored.stream, queue, restored.saved, outdated=outdated)
+        if outdated:
+            held.due.append(key)
+        self._report(key, restored)
+        size = restores.size_of(parts)
+        self.counts.restored_streams += 1
+        self.counts.restored_bytes += size
+        return size
 
     def _clock_of(self, partition: TopicPartition, restoring: Restoring) -> Clock:
         """What the ticks before the committed offset said."""
@@ -473,12 +504,3 @@ class _Batchful:
     messages: list[Message] = field(default_factory=list)
     saved: list[tuple[Tracked, states.Saved]] = field(default_factory=list)
     bytes: int = 0
-
-
-def _apply(records: dict[bytes, bytes], record: Record) -> None:
-    if record.key is None:
-        return
-    if record.value is None:
-        records.pop(record.key, None)
-    else:
-        records[record.key] = record.value

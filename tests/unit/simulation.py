@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from stream_monitor import wire
+from stream_monitor import restoring, wire
 from stream_monitor.book import ReferenceBook
 from stream_monitor.broker.memory import MemoryBroker
 from stream_monitor.broker.protocol import Message
@@ -122,6 +122,7 @@ class Simulation:
         self._rate = draw.choice(RATES)
         self._broker = MemoryBroker(clock_ms=self._clock_ms, max_poll_records=draw.choice((7, 50, 200, 10_000)))
         self._budget = draw.choice(BUDGETS)
+        restoring.STEP_BYTES = draw.choice((1, 15_000, 1_000_000))
         base = settings()
         upgrades = self.releases is not RELEASES or draw.random() < 0.25
         self._step_of_upgrade = 0 if upgrades else len(self.releases) - 1
