@@ -5,7 +5,7 @@ makes it flap.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from benchmarks.detection.product import Message, Watch, codes_of, reference_of
 from benchmarks.detection.results import Family, Result, Task
 from benchmarks.detection.values import MARGINALS, Floats, rng_of
 from stream_monitor.alerts import State
+from stream_monitor.reference import Reference
 
 BEFORE: Final = 2_000
 DRIFT: Final = 5_000
@@ -75,10 +76,8 @@ def _always(shift: float, values: Floats) -> None:
 
 def _watched(what: str, case: str, columns: int, rows: int, part: int, change: Any) -> list[list[Message]]:
     """By column the messages of a stream of normal columns, each with a reference of its own."""
-    rng = rng_of(what, case, part)
-    normal = MARGINALS["normal"]
-    reference = reference_of(np.column_stack([normal.draw(rng, 50_000) for _ in range(columns)]))
-    values = np.column_stack([normal.draw(rng, rows) for _ in range(columns)])
+    reference, rng = _reference(columns, part), rng_of(what, case, part)
+    values = np.column_stack([MARGINALS["normal"].draw(rng, rows) for _ in range(columns)])
     change(values)
     codes, watch = codes_of(reference, values), Watch(reference)
     found: list[list[Message]] = [[] for _ in range(columns)]
@@ -86,6 +85,13 @@ def _watched(what: str, case: str, columns: int, rows: int, part: int, change: A
         for message in watch.feed(codes[start : start + CHUNK]):
             found[message.column].append(message)
     return found
+
+
+@lru_cache(maxsize=4)
+def _reference(columns: int, part: int) -> Reference:
+    """The same for all cases of a part."""
+    rng = rng_of("episodes", part)
+    return reference_of(np.column_stack([MARGINALS["normal"].draw(rng, 50_000) for _ in range(columns)]))
 
 
 def families(columns: int, parts: int) -> list[Family]:

@@ -25,7 +25,11 @@ STEPS: Final = 2_000_000
 @cache
 def threshold(key: str, between_rows: float) -> float:
     """h of the change `key` for a mean of `between_rows` rows between false alarms."""
-    before, after = _steps(key)
+    return threshold_of(*_steps(key), between_rows)
+
+
+def threshold_of(before: Floats, after: Floats, between_rows: float) -> float:
+    """h for that mean time, from steps of the log-likelihood ratio before and after."""
     low, high = 0.0, 40.0
     for _ in range(24):
         middle = (low + high) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.detection import gates
+from benchmarks.detection.delays import REFERENCES
+from benchmarks.detection.false_alarms import POOLED, Size
 from benchmarks.detection.gates import KNOWN_FAILURES
 from benchmarks.detection.peers import PEERS
 from benchmarks.detection.results import Result, number
@@ -137,7 +140,7 @@ def _budgets(own: Sequence[Result]) -> str:
         peer_cells = [number(some.peers.get(peer)) for peer in peers]
         rows.append([case, *(_value(line[metric]) for metric in metrics), counted, gate, *peer_cells])
     lines = [f"- {result.case}, {result.metric.rsplit(' ', 1)[1]}: {result.note}" for result in own
-             if result.case.endswith("all")]  # fmt: skip
+             if result.case.endswith(POOLED)]  # fmt: skip
     return "\n".join([_table(head, rows), "", *lines])
 
 
@@ -204,9 +207,10 @@ def _plain(own: Sequence[Result]) -> str:
     if not own:
         return ""
     peers = list(dict.fromkeys(peer for result in own for peer in result.peers))
-    head = ["case", "metric", "**ours**", "gate", "goal", *peers, "note"]
+    known = ["oracle"] if any(r.oracle is not None and r.test.startswith("C") for r in own) else []
+    head = ["case", "metric", "**ours**", "gate", "goal", *known, *peers, "note"]
     rows = [
-        [r.case, r.metric, _value(r), str(r.gate or ""), _goal(r),
+        [r.case, r.metric, _value(r), str(r.gate or ""), _goal(r), *(number(r.oracle) for _ in known),
          *(number(r.peers[p]) if p in r.peers else "" for p in peers), r.note]
         for r in own
     ]  # fmt: skip
@@ -232,18 +236,22 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
+def _rows(size: Size) -> str:
+    return ", ".join(f"{rows:,} rows at 10^{round(math.log10(budget))}" for budget, rows in size.rows)
+
+
 def _notes(plan: Plan) -> str:
     a1, a3 = plan.a1, plan.a3
     return (
         "## How it was measured\n\n"
         f"- False alarms: A1 {a1.parts * a1.columns:,} random references of 50,000 rows a marginal, "
-        f"{a1.rows:,} rows each; A3 {a3.parts * a3.columns:,} references, {a3.rows:,} rows each. Peers on a part of "
+        f"{_rows(a1)} each; A3 {a3.parts * a3.columns:,} references, {_rows(a3)} each. Peers on a part of "
         "the same values. With fewer than 100 expected, a gate is broken only by a count beyond the 99.9 % quantile of "
         'Poisson at the gate (the plain ratio stands in the table). "in an episode": share of all values; an alert '
         "that never closes counts once but shows there.\n"
-        f"- Delays: {plan.runs} runs a case, {5 * plan.delay_parts} random references, 10,000 rows before, the change "
-        "at a random row of a pane, 20,000 rows after; the row of the change counts as 1. Runs whose episode was open "
-        "at the change have no delay.\n"
+        f"- Delays: {plan.runs} runs a case, {REFERENCES * plan.delay_parts} random references, 10,000 rows before, "
+        "the change at a random row of a pane, 20,000 rows after; the row of the change counts as 1. Runs whose "
+        "episode was open at the change have no delay.\n"
         "- The oracle knows both densities: a CUSUM whose threshold gives the same mean time between false alarms "
         "(`benchmarks/detection/oracle.py`).\n"
         "- Peers are river's with their defaults, on raw values or on z-scores by the reference (`z`); PH 500 has "

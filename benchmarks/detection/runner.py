@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.detection import concept, delays, episodes, false_alarms, real
+from benchmarks.detection.product import BUDGET
 from benchmarks.detection.results import Family, Result, Task
 
 TESTS: Final = (
@@ -35,34 +36,48 @@ class Plan:
     episode_columns: int
     episode_parts: int
     shuffles: int
+    concept_peers: bool
 
     @property
     def runs(self) -> int:
         return self.delays.runs * self.delay_parts
 
 
+_HIGH, _USUAL, _LOW = 1e5, BUDGET, 1e7
+"""Budgets: values between two false alarms."""
+
 QUICK: Final = Plan(
     "quick",
-    a1=false_alarms.Size(parts=1, columns=20, rows=50_000, peer_columns=2, peer_rows=25_000),
-    a2=false_alarms.Size(parts=2, columns=20, rows=100_000, peer_columns=1, peer_rows=25_000),
-    a3=false_alarms.Size(parts=1, columns=20, rows=25_000, peer_columns=0, peer_rows=0),
+    a1=false_alarms.Size(1, columns=20, rows=((_HIGH, 50_000), (_USUAL, 50_000)), peer_columns=1, peer_rows=25_000),
+    a2=false_alarms.Size(1, columns=20, rows=((_USUAL, 200_000),), peer_columns=1, peer_rows=25_000),
+    a3=false_alarms.Size(1, columns=20, rows=((_HIGH, 25_000), (_USUAL, 25_000)), peer_columns=0, peer_rows=0),
     delays=delays.Size(runs=20, peer_runs=5), delay_parts=2, episode_columns=20, episode_parts=1, shuffles=1,
+    concept_peers=False,
 )  # fmt: skip
 
 
 def full(scale: float) -> Plan:
-    """At scale 1: 200 × 10⁶ values of every marginal of A1, 200 runs of every delay."""
+    """At scale 1: 200 × 10⁶ values of every marginal of A1, 200 runs of every delay.
 
-    def parts(number: int) -> int:
-        return max(1, round(number * scale))
+    Many false alarms are expected at 10⁻⁵ and few at 10⁻⁷: rows go where they are needed. Half the scale gives 10⁹
+    values in all at 10⁻⁷, and all 200 runs of every delay.
+    """
+
+    def parts(number: int, least: int = 1) -> int:
+        return max(least, round(number * scale))
 
     return Plan(
         "full",
-        a1=false_alarms.Size(parts(40), columns=50, rows=100_000, peer_columns=2, peer_rows=50_000),
-        a2=false_alarms.Size(parts(100), columns=10, rows=200_000, peer_columns=1, peer_rows=100_000),
-        a3=false_alarms.Size(parts(100), columns=100, rows=20_000, peer_columns=0, peer_rows=0),
-        delays=delays.Size(runs=20, peer_runs=10), delay_parts=max(4, parts(10)),
-        episode_columns=50, episode_parts=parts(4), shuffles=max(2, parts(20)),
+        a1=false_alarms.Size(
+            parts(4), columns=50, rows=((_HIGH, 200_000), (_USUAL, 500_000), (_LOW, 1_000_000)),
+            peer_columns=2, peer_rows=50_000,
+        ),
+        a2=false_alarms.Size(parts(8), columns=20, rows=((_USUAL, 500_000),), peer_columns=1, peer_rows=100_000),
+        a3=false_alarms.Size(
+            parts(6), columns=100, rows=((_HIGH, 20_000), (_USUAL, 20_000)), peer_columns=0, peer_rows=0
+        ),
+        delays=delays.Size(runs=20, peer_runs=10), delay_parts=max(4, min(10, parts(20))),
+        episode_columns=50, episode_parts=parts(4), shuffles=parts(20, least=2), concept_peers=True,
     )  # fmt: skip
 
 
@@ -73,7 +88,7 @@ def families(plan: Plan, tests: frozenset[str]) -> list[Family]:
         *(delays.restricted(family, tests) for family in delays.families(plan.delays, plan.delay_parts)),
         *episodes.families(plan.episode_columns, plan.episode_parts),
         *real.families(plan.shuffles),
-        *concept.families(),
+        *concept.families(peers=plan.concept_peers),
     ]
     return [family for family in found if family.tests & tests and family.tasks]
 
@@ -101,10 +116,14 @@ def _measured(chosen: Sequence[Family], jobs: int, console: Console) -> Iterable
                 task: Task = chosen[f].tasks[i]
                 pending[pool.submit(task.run, *task.args)] = (f, i)
             try:
+                told = 0
                 for future in as_completed(pending):
                     f, i = pending[future]
                     answers[f, i] = future.result()
                     progress.update(bar, advance=chosen[f].tasks[i].weight, description=chosen[f].tasks[i].family)
+                    if not console.is_terminal and (reached := int(progress.tasks[bar].percentage)) >= told + 5:
+                        told = reached
+                        console.print(f"{told} %, {len(answers)} of {len(places)} parts", highlight=False)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

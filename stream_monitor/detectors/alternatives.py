@@ -80,7 +80,7 @@ SCALES: Final = ((0.5, 0.05), (0.75, 0.03), (1.4, 0.06), (2.0, 0.06))
 SHAPES: Final = (("bimodal", 0.05), ("two_humps", 0.015), ("peaked", 0.02), ("skew+", 0.025), ("skew-", 0.025))
 OUTSIDE: Final = Alternative("outside", "change", 1.0, 0.008)
 """Half of all rows outside the training range, on either side: a change of unit or scale."""
-BINARY_STEPS: Final = ((0.12, 0.26), (0.25, 0.17), (0.55, 0.1), (1.2, 0.02))
+BINARY_STEPS: Final = ((0.12, 0.36), (0.25, 0.17), (0.55, 0.06), (1.2, 0.012))
 SINGLE_STEPS: Final = ((0.15, 0.15), (0.35, 0.1), (0.8, 0.06), (-0.15, 0.15), (-0.35, 0.1), (-0.8, 0.06))
 """Of up to four categories, each by itself; of more, see `MANY_STEPS`."""
 MANY_STEPS: Final = ((0.2, 0.2), (0.5, 0.12), (1.0, 0.06), (-0.3, 0.15))
@@ -90,7 +90,7 @@ _POWER_NAMES: Final = frozenset(name for name, _ in POWERS)
 RARE_STEPS: Final = ((0.3, 0.007), (1.1, 0.003))
 NEW_STEPS: Final = ((0.35, 0.1), (1.1, 0.01))
 """Of a code that the reference has not, or hardly."""
-NULL_STEPS: Final = ((0.16, 0.3), (0.4, 0.04), (1.1, 0.005), (-0.25, 0.01))
+NULL_STEPS: Final = ((0.16, 0.42), (0.4, 0.04), (1.1, 0.005), (-0.25, 0.01))
 NO_NULL_STEPS: Final = ((0.3, 0.015), (1.1, 0.004))
 
 

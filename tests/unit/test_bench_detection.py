@@ -96,15 +96,16 @@ def test_the_oracle_keeps_its_mean_time() -> None:
 
 
 def test_a_part_gives_the_same_numbers_again() -> None:
-    size = Size(parts=1, columns=2, rows=10_000, peer_columns=1, peer_rows=2_000)
-    once, again = (count("normal", 2_000, (1e4,), size, part=0) for _ in range(2))
+    size = Size(parts=1, columns=2, rows=((1e4, 10_000), (1e5, 4_000)), peer_columns=1, peer_rows=2_000)
+    once, again = (count("normal", 2_000, size, part=0) for _ in range(2))
     assert once == again
+    assert once.values == {1e4: 20_000, 1e5: 8_000}
     assert once.peer_alarms["always"] == 2_000
 
 
 def test_a_shift_is_found_in_time_and_dated() -> None:
-    found = delays.run("normal", 50_000, ("B1 + 2 σ",), delays.Size(runs=3, peer_runs=1), part=0)["B1 + 2 σ"]
-    assert len(found.ours) + found.open_at_change == 3
+    found = delays.run("normal", 50_000, ("B1 + 2 σ",), delays.Size(runs=10, peer_runs=1), part=0)["B1 + 2 σ"]
+    assert len(found.ours) + found.open_at_change == 10
     assert all(delay is not None and 0 < delay < 100 for delay in found.ours)
     assert found.peers["always"] == [1]
 
