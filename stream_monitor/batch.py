@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 import numpy as np
@@ -17,11 +17,14 @@ import numpy.typing as npt
 from stream_monitor import wire
 from stream_monitor.errors import WireError
 from stream_monitor.events import Row
+from stream_monitor.labels import values_in
+from stream_monitor.outcomes import Outcomes
 from stream_monitor.reference import MAX_COLUMNS, StreamKey
 
 KIND: Final = b"B"
 MAX_ROWS: Final = 65_536
 ORIGIN_BYTES: Final = 32
+OUTCOME_BYTES: Final = 36
 MAX_TEXT: Final = 256
 
 Values = Sequence[float | int | str | bool | None]
@@ -86,7 +89,7 @@ class Unknown(msgspec.Struct, frozen=True, array_like=True):
 class CodedBatch:
     """Rows of one stream coded under the reference `digest` of that `generation` (see `book.Entry`).
 
-    `codes`: `[rows, columns]`, C order.
+    `codes`: `[rows, columns]`, C order. `outcomes`: predictions and labels themselves, where they are to be compared.
     """
 
     stream: StreamKey
@@ -96,6 +99,7 @@ class CodedBatch:
     origins: Origins
     extras: tuple[Extra, ...] = ()
     unknown: tuple[Unknown, ...] = ()
+    outcomes: Outcomes | None = None
 
     def __len__(self) -> int:
         return len(self.origins)
@@ -113,6 +117,17 @@ class RawBatch:
 
 
 Batch = CodedBatch | RawBatch
+
+
+class _Outcomes(msgspec.Struct, frozen=True, array_like=True):
+    """float64 and int16 arrays; those of names are empty where everything is a number, `ids` where nobody joins."""
+
+    prediction: bytes
+    label: bytes
+    ids: bytes
+    names: list[str]
+    predicted: bytes
+    labelled: bytes
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True):
@@ -134,6 +149,9 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True):
     extras: list[Extra]
     unknown: list[Unknown]
     raw: list[tuple[dict[str, Any], Any, Any, str | None]]
+    outcomes: _Outcomes | None = None
+
+    ADDED: ClassVar[dict[str, int]] = {"outcomes": 2}
 
 
 _decoder = msgspec.msgpack.Decoder(_Wire)
@@ -142,16 +160,18 @@ _decoder = msgspec.msgpack.Decoder(_Wire)
 def encode_coded(batch: CodedBatch, version: int = wire.NEWEST) -> Iterator[bytes]:
     """The batch as one or more frames of that wire version, each below the record limit; rows keep their order."""
     columns = batch.codes.shape[1]
-    step = max(1, min(MAX_ROWS, wire.RECORD_BYTES // (columns + ORIGIN_BYTES)))
+    row_bytes = columns + ORIGIN_BYTES + (OUTCOME_BYTES if batch.outcomes is not None else 0)
+    step = max(1, min(MAX_ROWS, wire.RECORD_BYTES // row_bytes))
     for start in range(0, len(batch), step):
         stop = min(start + step, len(batch))
         extras = [Extra(e.row - start, e.column, e.value) for e in batch.extras if start <= e.row < stop]
         unknown = [Unknown(u.row - start, u.name) for u in batch.unknown if start <= u.row < stop]
+        outcomes = None if batch.outcomes is None else _packed(batch.outcomes.take(slice(start, stop)))
         yield wire.pack(
             KIND,
             version,
             _wire(batch.stream, batch.origins.take(slice(start, stop)), batch.digest, batch.generation,
-                  batch.codes[start:stop], extras, unknown, []),
+                  batch.codes[start:stop], extras, unknown, [], outcomes),
         )  # fmt: skip
 
 
@@ -175,12 +195,33 @@ def encode_raw(batch: RawBatch, version: int = wire.NEWEST) -> Iterator[bytes]:
 def _wire(
     stream: StreamKey, origins: Origins, digest: str, generation: int, codes: npt.NDArray[np.uint8],
     extras: list[Extra], unknown: list[Unknown], raw: list[tuple[dict[str, Any], Any, Any, str | None]],
+    outcomes: _Outcomes | None = None,
 ) -> _Wire:  # fmt: skip
     return _Wire(
         stream.model, stream.version, stream.segment, len(origins), origins.partition.tobytes(),
         origins.offset.tobytes(), origins.index.tobytes(), origins.time_ms.tobytes(), origins.record_ms.tobytes(),
-        digest, generation, codes.shape[1], codes.tobytes(), extras, unknown, raw,
+        digest, generation, codes.shape[1], codes.tobytes(), extras, unknown, raw, outcomes,
     )  # fmt: skip
+
+
+def _packed(outcomes: Outcomes) -> _Outcomes:
+    predicted, labelled = outcomes.prediction.name, outcomes.label.name
+    named = bool(outcomes.names)
+    return _Outcomes(
+        outcomes.prediction.number.tobytes(), outcomes.label.number.tobytes(), outcomes.ids.tobytes(),
+        list(outcomes.names), predicted.tobytes() if named else b"", labelled.tobytes() if named else b"",
+    )  # fmt: skip
+
+
+def _unpacked(w: _Outcomes, rows: int) -> Outcomes:
+    """Raises WireError."""
+    ids: Any = wire.array(w.ids, "<u8", 2 * rows if w.ids else 0, "ids")
+    return Outcomes(
+        values_in(w.prediction, w.predicted, w.names, rows, "prediction"),
+        values_in(w.label, w.labelled, w.names, rows, "label"),
+        ids.reshape(-1, 2),
+        tuple(w.names),
+    )
 
 
 def tame(value: Any, depth: int = 16) -> Any:
@@ -218,7 +259,9 @@ def decode(data: bytes | None) -> Batch:
             raise WireError("an extra lies outside the batch")
         if any(not 0 <= u.row < w.rows for u in w.unknown):
             raise WireError("an unknown feature lies outside the batch")
-        return CodedBatch(stream, w.digest, w.generation, codes, origins, tuple(w.extras), tuple(w.unknown))  # type: ignore[arg-type]
+        outcomes = None if w.outcomes is None else _unpacked(w.outcomes, w.rows)
+        extra = (tuple(w.extras), tuple(w.unknown), outcomes)
+        return CodedBatch(stream, w.digest, w.generation, codes, origins, *extra)  # type: ignore[arg-type]
     if len(w.raw) != w.rows:
         raise WireError(f"{len(w.raw)} raw rows where {w.rows} were announced")
     return RawBatch(stream, tuple(_row(w, origins, i) for i in range(w.rows)))

@@ -37,6 +37,7 @@ from stream_monitor.config_detection import DetectionSettings, ModelSection, Mod
 from stream_monitor.config_kafka import KafkaSection
 from stream_monitor.errors import ConfigError, Fault
 from stream_monitor.events import Limits, Shape
+from stream_monitor.labels import LabelShape
 from stream_monitor.wire import NEWEST, OLDEST
 
 __all__ = ["DetectionSettings", "ModelSettings", "Settings", "load"]
@@ -67,6 +68,9 @@ class Topics(Section):
     """The topics and their shape. Names left out follow from `group`, so that two groups never share them."""
 
     predictions: TopicName = Field(default="predictions", description="Prediction events, written by your models.")
+    labels: TopicName | None = Field(
+        default=None, description="Labels that come later than their predictions, joined on the id; null: none."
+    )
     alerts: TopicName = Field(default="drift-alerts", description="Where alerts are published; compacted by subject.")
     codes: TopicName = Field(
         default="stream-monitor.codes", description="Between the two stages; default <group>.codes."
@@ -86,8 +90,9 @@ class Topics(Section):
     @model_validator(mode="after")
     def _distinct(self) -> Topics:
         users: dict[str, list[str]] = {}
-        for role in ("predictions", "alerts", *self.OWNED):
-            users.setdefault(getattr(self, role), []).append(role)
+        for role in ("predictions", "labels", "alerts", *self.OWNED):
+            if getattr(self, role) is not None:
+                users.setdefault(getattr(self, role), []).append(role)
         refuse_all(
             Complaint(roles[-1], f"{name!r} is the name of {' and '.join(roles)}", "give every topic a name of its own")
             for name, roles in users.items()
@@ -144,6 +149,35 @@ class InputSection(Section):
         """The shape that `events.decode` takes."""
         given = self.shape.model_dump() | {"ignore": frozenset(self.shape.ignore)}
         return Shape(**given, limits=Limits(**self.limits.model_dump()))
+
+
+class LabelShapeSection(Section):
+    """Where the parts of a label stand, as dotted paths; null for a part that your labels do not have."""
+
+    id: str = Field(default="id", description="The id of the event it belongs to.")
+    label: str = Field(default="label", description="A number, a boolean or a category.")
+    model: str | None = Field(default="model", description="The model's name.")
+    time: str | None = Field(default="time", description="When it became known; else the record's time is used.")
+    fixed_model: str | None = Field(default=None, description="The model of every label, where labels do not name it.")
+
+
+class LabelsSection(Section):
+    """Labels on a topic of their own (topics.labels), and the predictions that wait for them."""
+
+    models: Names = Field(
+        default=("*",), description="Names or globs of the models that have labels there; others keep no predictions."
+    )
+    horizon_hours: float = Field(
+        default=720.0, gt=0, le=87_600, description="How long a prediction waits for its label, by the records' time."
+    )
+    max_waiting: int = Field(
+        default=1_000_000, ge=1_000, le=100_000_000, description="Predictions of one model that wait, at most."
+    )
+    shape: LabelShapeSection = LabelShapeSection()
+
+    def to_shape(self, limits: LimitsSection) -> LabelShape:
+        """The shape that `labels.decode_labels` takes."""
+        return LabelShape(**self.shape.model_dump(), limits=Limits(**limits.model_dump()))
 
 
 class WorkerSection(Section):
@@ -216,6 +250,7 @@ class Settings(BaseSettings):
     )
     topics: Topics = Topics()
     input: InputSection = InputSection()
+    labels: LabelsSection = LabelsSection()
     models: Annotated[tuple[ModelSection, ...], BeforeValidator(parsed)] = Field(
         default=(), description="The first entry that matches a model holds for it."
     )
@@ -288,6 +323,15 @@ class Settings(BaseSettings):
             matching = (i for i, entry in enumerate(self.models) if fnmatchcase(name, entry.match))
             found = self._by_name[name] = self._resolve(next(matching, len(self.models)))
         return found
+
+    def joins_labels(self, model: str) -> bool:
+        """Whether labels of a model may come on the labels topic."""
+        if self.topics.labels is None:
+            return False
+        fixed, patterns = self.labels.shape.fixed_model, self.labels.models
+        if fixed is not None and model != fixed:
+            return False
+        return patterns == ("*",) or any(fnmatchcase(model, pattern) for pattern in patterns)
 
     def _resolve(self, index: int) -> ModelSettings:
         if index not in self._by_entry:

@@ -8,9 +8,10 @@ restored stream skips the rows below its own stamp.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from operator import itemgetter
 from typing import Final
 
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from stream_monitor import model_state
 from stream_monitor import restoring as restores
 from stream_monitor import state as states
 from stream_monitor.alerts import Alert
@@ -28,7 +30,9 @@ from stream_monitor.codes import FIRST_BIN
 from stream_monitor.config import Settings
 from stream_monitor.errors import TransactionAborted, VersionUnknown, WireError
 from stream_monitor.feed import ReferenceFeed
-from stream_monitor.ordering import Clock, Queue, Tick, check, decode_tick, is_tick
+from stream_monitor.labels import LabelBatch, decode_label_batch, is_labels
+from stream_monitor.model import Model, Report
+from stream_monitor.ordering import Clock, OutcomeRun, Queue, Tick, check, decode_tick, is_tick
 from stream_monitor.ownership import Ownership
 from stream_monitor.reference import Reference, StreamKey
 from stream_monitor.restoring import BUFFER_BYTES, Progress, Restoring
@@ -50,6 +54,7 @@ class DetectCounts:
 
     batches: int = 0
     rows: int = 0
+    labels: int = 0
     stale_rows: int = 0
     invalid_batches: int = 0
     alerts: Counter[str] = field(default_factory=Counter)
@@ -76,8 +81,32 @@ class Tracked:
 
 
 @dataclass(slots=True)
+class TrackedModel:
+    """A model in memory, what waits for the next tick (rows for earlier ones, labels in any case), and the same account
+    as of a stream."""
+
+    model: Model
+    queue: Queue
+    saved: model_state.Saved
+    labels: list[tuple[int, LabelBatch]] = field(default_factory=list)
+    unsaved_from: int | None = None
+    outdated: bool = False
+
+    @property
+    def first_offset(self) -> int | None:
+        """Of the first codes record that has not been fed whole."""
+        rows, labels = self.queue.first_offset, min((offset for offset, _ in self.labels), default=None)
+        return min(rows, labels) if rows is not None and labels is not None else rows if labels is None else labels
+
+
+Subject = StreamKey | str
+"""What has a state of its own: a stream, or a model by its name."""
+
+
+@dataclass(slots=True)
 class Held:
-    """A partition in detection: its streams, those with rows that wait, and the order in which unsaved ones are due.
+    """A partition in detection: its streams and models, those with rows that wait, and the order in which unsaved ones
+    are due.
 
     `clock`: what its ticks have said so far; `base`: the same as of the committed offset; `clocks`: of each tick since.
     `touched`: rows came since the last commit.
@@ -88,9 +117,19 @@ class Held:
     clocks: deque[Clock] = field(default_factory=deque)
     streams: dict[StreamKey, Tracked] = field(default_factory=dict)
     waiting: dict[StreamKey, Tracked] = field(default_factory=dict)
-    due: deque[StreamKey] = field(default_factory=deque)
+    models: dict[str, TrackedModel] = field(default_factory=dict)
+    due: deque[Subject] = field(default_factory=deque)
     touched: bool = False
     ticked: bool = False
+
+    def tracked(self, subject: Subject) -> Tracked | TrackedModel:
+        return self.models[subject] if isinstance(subject, str) else self.streams[subject]
+
+    def first_waiting(self) -> Iterator[int]:
+        """Codes offsets that something waits at."""
+        queues = (tracked.queue.first_offset for tracked in self.waiting.values())
+        models = (tracked.first_offset for tracked in self.models.values())
+        return (offset for offset in chain(queues, models) if offset is not None)
 
 
 class DetectStage:
@@ -107,14 +146,14 @@ class DetectStage:
             self._producer = opened.enter_context(closing(broker.producer(name, probe=probe)))
             self._consumer = broker.consumer(group, [settings.topics.codes], instance=settings.instance)
             opened.pop_all()
-        self._ownership = Ownership(broker, self._consumer, group, settings.topics.codes)
+        self._ownership = Ownership(broker, self._consumer, group, [settings.topics.codes])
         self._held: dict[TopicPartition, Held] = {}
         self._restoring: dict[TopicPartition, Restoring] = {}
         self._building: dict[TopicPartition, Held] = {}
         self._alerts: list[tuple[TopicPartition, Alert]] = []
         self._learned: list[Reference] = []
         self._code_widths: dict[str, npt.NDArray[np.int64]] = {}
-        self._urgent: set[tuple[TopicPartition, StreamKey]] = set()
+        self._urgent: set[tuple[TopicPartition, Subject]] = set()
         self._credit_bytes = 0.0
         self._restore_told_s = 0.0
         self._saved_last = TopicPartition("", 0)
@@ -140,7 +179,7 @@ class DetectStage:
     def idle(self) -> bool:
         """Whether nothing is being restored, and no row is known to be unread, waiting or unsaved."""
         return not self._restoring and not any(
-            self._unread(partition) or held.waiting or held.due for partition, held in self._held.items()
+            self._unread(partition) or held.due or list(held.first_waiting()) for partition, held in self._held.items()
         )
 
     def restoring(self) -> Progress:
@@ -187,8 +226,8 @@ class DetectStage:
             if restoring is not None:
                 restoring.reader.close()
         self._alerts = [(partition, alert) for partition, alert in self._alerts if partition not in partitions]
-        self._urgent = {(partition, stream) for partition, stream in self._urgent if partition not in partitions}
-        kept = {stream for _, stream in self._urgent}
+        self._urgent = {(partition, subject) for partition, subject in self._urgent if partition not in partitions}
+        kept = {subject for _, subject in self._urgent}
         self._learned = [reference for reference in self._learned if reference.stream in kept]
 
     def _restore(self, partition: TopicPartition) -> None:
@@ -253,8 +292,13 @@ class DetectStage:
                 log.info("restored", partition=partition.partition, streams=restoring.streams, offset=restoring.offset)
 
     def _build_stream(self, held: Held, restoring: Restoring) -> int:
-        """The next stream of a partition; returns how many bytes of state it was."""
+        """The next stream or model of a partition; returns how many bytes of state it was."""
         key, parts = restoring.next()
+        size = restores.size_of(parts)
+        self.counts.restored_bytes += size
+        if isinstance(key, str):
+            self._build_model(held, key, parts)
+            return size
         restored = states.restore(self._factory.stream(key), parts, self._feed.book)
         queue = Queue(restored.stamp, restored.released_ms)
         outdated = restored.version != self._settings.worker.writes_version
@@ -262,10 +306,20 @@ class DetectStage:
         if outdated:
             held.due.append(key)
         self._report(key, restored)
-        size = restores.size_of(parts)
         self.counts.restored_streams += 1
-        self.counts.restored_bytes += size
         return size
+
+    def _build_model(self, held: Held, name: str, parts: restores.Parts) -> None:
+        restored = model_state.restore(self._factory.model(name), self._factory.model(name), parts)
+        queue = Queue(restored.stamp, restored.released_ms)
+        outdated = restored.version != self._settings.worker.writes_version
+        held.models[name] = TrackedModel(restored.model, queue, restored.saved, outdated=outdated)
+        if outdated:
+            restored.saved.whole = True
+            held.due.append(name)
+        if restored.lost:
+            self.counts.lost_states += 1
+            log.error("state unusable, the model's labels start anew", model=name, why=restored.lost)
 
     def _clock_of(self, partition: TopicPartition, restoring: Restoring) -> Clock:
         """What the ticks before the committed offset said."""
@@ -303,6 +357,9 @@ class DetectStage:
             if is_tick(record.value):
                 self._tick(partition, held, decode_tick(record.value), record.offset)
                 return
+            if is_labels(record.value):
+                self._read_labels(held, decode_label_batch(record.value), record.offset)
+                return
             batch = decode(record.value)
             check(batch, self._widths(batch))
         except WireError as error:
@@ -321,6 +378,21 @@ class DetectStage:
         tracked.queue.add(batch, record.offset, held.clock.clock_ms)
         if tracked.queue.first_offset is not None:
             held.waiting[batch.stream] = tracked
+        run = OutcomeRun.of(batch, with_ids=self._settings.joins_labels(batch.stream.model))
+        if run is not None:
+            self._model(held, batch.stream.model).queue.add(run, record.offset, held.clock.clock_ms)
+
+    def _read_labels(self, held: Held, labels: LabelBatch, offset: int) -> None:
+        """Take labels: they wait for the next tick, so that when they are applied does not depend on a poll."""
+        held.touched = True
+        tracked = self._model(held, labels.model)
+        if offset >= tracked.queue.stamp:  # else the restored state includes them
+            tracked.labels.append((offset, labels))
+
+    def _model(self, held: Held, name: str) -> TrackedModel:
+        if name not in held.models:
+            held.models[name] = TrackedModel(self._factory.model(name), Queue(), model_state.Saved())
+        return held.models[name]
 
     def _tick(self, partition: TopicPartition, held: Held, tick: Tick, offset: int) -> None:
         held.clock = held.clock.advance(tick, offset)
@@ -330,19 +402,37 @@ class DetectStage:
             self._release(partition, held, held.waiting[key])
             if held.waiting[key].queue.first_offset is None:
                 del held.waiting[key]
+        for tracked in held.models.values():
+            if tracked.first_offset is not None:
+                self._release_model(partition, held, tracked)
 
     def _release(self, partition: TopicPartition, held: Held, tracked: Tracked) -> None:
         """Feed the rows of a stream that need not wait any longer."""
         batches, from_offset = tracked.queue.release(held.clock)
         if from_offset is None:
             return
-        if tracked.unsaved_from is None:
-            if not tracked.outdated:
-                held.due.append(tracked.stream.key)
-            tracked.unsaved_from = from_offset
-        tracked.unsaved_from = min(tracked.unsaved_from, from_offset)
+        _unsaved(held, tracked, tracked.stream.key, from_offset)
         for batch in batches:
             self._account(partition, batch.stream, tracked.stream.feed(batch, self._feed.book))
+
+    def _release_model(self, partition: TopicPartition, held: Held, tracked: TrackedModel) -> None:
+        """Feed the outcomes that need not wait any longer, then the labels."""
+        first_label = tracked.labels[0][0] if tracked.labels else None
+        runs, first_row = tracked.queue.release_runs(held.clock)
+        labels, tracked.labels = [batch for _, batch in tracked.labels], []
+        if not runs and not labels:
+            return
+        model = tracked.model
+        _unsaved(held, tracked, model.name, min(at for at in (first_row, first_label) if at is not None))
+        self.counts.labels += sum(map(len, labels))
+        alerts = model.feed(runs, labels, self._feed.book)
+        self._alerts += [(partition, alert) for alert in alerts]
+        if alerts:
+            self._urgent.add((partition, model.name))
+
+    def outcomes(self) -> dict[str, Report]:
+        """By model: how well its predictions are covered by labels, and how late those are."""
+        return {name: tracked.model.report() for held in self._held.values() for name, tracked in held.models.items()}
 
     def _widths(self, batch: Batch) -> npt.NDArray[np.int64] | None:
         """How many codes the columns of a batch's reference have, None where nobody knows it.
@@ -416,8 +506,8 @@ class DetectStage:
         for reference in self._learned:
             key = key_of(reference.stream, LEARNED_EPOCH)
             batchful.messages.append(Message(topics.references, key, reference.to_json()))
-        for partition, stream in sorted(self._urgent):
-            self._save(batchful, partition, self._held[partition].streams[stream])
+        for partition, subject in sorted(self._urgent, key=lambda each: (each[0], isinstance(each[1], str), each[1])):
+            self._save(batchful, partition, self._held[partition].tracked(subject))
         for partition, held in self._in_turn():
             self._save_due(batchful, partition, held, everything)
         return batchful
@@ -433,30 +523,32 @@ class DetectStage:
         for _ in range(len(held.due)):
             if not everything and self._credit_bytes <= 0:
                 return
-            tracked = held.streams[held.due.popleft()]
+            tracked = held.tracked(held.due.popleft())
             if tracked.unsaved_from is not None or tracked.outdated:
                 self._saved_last = partition
                 self._save(batchful, partition, tracked)
 
-    def _save(self, batchful: _Batchful, partition: TopicPartition, tracked: Tracked) -> None:
-        topic = self._settings.topics.state
-        queue = tracked.queue
-        version = self._settings.worker.writes_version
-        records, saved = states.save(tracked.stream, queue.stamp, queue.released_ms, tracked.saved, version)
+    def _save(self, batchful: _Batchful, partition: TopicPartition, tracked: Tracked | TrackedModel) -> None:
+        topic, queue, version = self._settings.topics.state, tracked.queue, self._settings.worker.writes_version
+        where = (queue.stamp, queue.released_ms)
+        records: list[tuple[bytes, bytes | None]]
+        if isinstance(tracked, TrackedModel):
+            records, model_saved = model_state.save(tracked.model, *where, tracked.saved, version)
+            batchful.saved_models.append((tracked, model_saved))
+        else:
+            records, saved = states.save(tracked.stream, *where, tracked.saved, version)
+            batchful.saved.append((tracked, saved))
         batchful.messages += [Message(topic, key, value, partition.partition) for key, value in records]
         size = sum(len(value) for _, value in records if value is not None)
         batchful.bytes += size
         self._credit_bytes -= size
-        batchful.saved.append((tracked, saved))
         tracked.unsaved_from, tracked.outdated = None, False
 
     def _offset(self, partition: TopicPartition) -> int:
         """Where a restored partition has to read on: at the first record with rows unsaved or still waiting."""
         held = self._held[partition]
-        unsaved = [held.streams[key].unsaved_from for key in held.due]
-        waiting = [tracked.queue.first_offset for tracked in held.waiting.values()]
-        wanted = (offset for offset in (*unsaved, *waiting) if offset is not None)
-        return min(wanted, default=self._consumer.position(partition))
+        unsaved = (at for subject in held.due if (at := held.tracked(subject).unsaved_from) is not None)
+        return min(chain(unsaved, held.first_waiting()), default=self._consumer.position(partition))
 
     def _clock_message(self, partition: TopicPartition, offset: int) -> Message:
         """The clock as of the committed offset; later ticks will be read again."""
@@ -476,6 +568,9 @@ class DetectStage:
     def _committed(self, batchful: _Batchful, now_s: float) -> None:
         for tracked, saved in batchful.saved:
             tracked.saved = saved
+        for tracked_model, model_saved in batchful.saved_models:
+            tracked_model.saved = model_saved
+            tracked_model.model.waiting.forget_fresh()
         for _, alert in self._alerts:
             self.counts.alerts[f"{alert.kind}.{alert.state}"] += 1
             log.info("alert", state=alert.state.value, severity=alert.severity.value, stream=str(alert.stream),
@@ -503,4 +598,14 @@ class _Batchful:
 
     messages: list[Message] = field(default_factory=list)
     saved: list[tuple[Tracked, states.Saved]] = field(default_factory=list)
+    saved_models: list[tuple[TrackedModel, model_state.Saved]] = field(default_factory=list)
     bytes: int = 0
+
+
+def _unsaved(held: Held, tracked: Tracked | TrackedModel, subject: Subject, from_offset: int) -> None:
+    """What came from that codes offset on is in memory alone."""
+    if tracked.unsaved_from is None:
+        if not tracked.outdated:  # else it is due already
+            held.due.append(subject)
+        tracked.unsaved_from = from_offset
+    tracked.unsaved_from = min(tracked.unsaved_from, from_offset)

@@ -1,4 +1,8 @@
-"""The encode stage: predictions → codes. Stateless; one transaction holds codes, rejects and input offsets."""
+"""The encode stage: predictions and labels → codes. Stateless; one transaction holds codes, rejects and input offsets.
+
+Labels are read by the same consumer and written by the same transactions, but stand outside of all ordering: a label
+belongs to a prediction by its id, not by its time. No tick speaks of their partitions.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Final
 
@@ -15,17 +20,18 @@ import orjson
 import structlog
 
 from stream_monitor.alerts import rfc3339
-from stream_monitor.batch import RawBatch, encode_coded, encode_raw
+from stream_monitor.batch import CodedBatch, RawBatch, encode_coded, encode_raw
 from stream_monitor.book import Entry, ReferenceBook
 from stream_monitor.broker.outgoing import partition_of
 from stream_monitor.broker.protocol import Broker, Message, Polled, Probe, Record, TopicPartition
 from stream_monitor.config import Settings
 from stream_monitor.encode import Binner
 from stream_monitor.errors import TransactionAborted
-from stream_monitor.events import Reject, Row, Shape, decode, segment_by
+from stream_monitor.events import DATES_MS, Reject, Row, Shape, decode, segment_by
 from stream_monitor.feed import ReferenceFeed
+from stream_monitor.labels import Label, LabelShape, decode_labels, encode_labels
 from stream_monitor.merge import Merged, Merger
-from stream_monitor.ordering import DATES_MS, Tick, encode_tick
+from stream_monitor.ordering import Tick, encode_tick
 from stream_monitor.ownership import Ownership
 from stream_monitor.reference import StreamKey
 from stream_monitor.stream import code
@@ -54,6 +60,7 @@ class EncodeCounts:
 
     records: int = 0
     rows: int = 0
+    labels: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
     commits: int = 0
     aborted: int = 0
@@ -66,6 +73,7 @@ class Encoder:
         self._settings = settings
         self._book = book
         self._shape: Shape = settings.input.to_shape()
+        self._label_shape: LabelShape = settings.labels.to_shape(settings.input.limits)
         self._binners: dict[str, Binner] = {}
 
     def encode(self, entries: Sequence[Merged], counts: EncodeCounts) -> list[Message]:
@@ -89,6 +97,30 @@ class Encoder:
         counts.records += len(entries)
         return messages
 
+    def encode_labels(self, records: Sequence[Record], counts: EncodeCounts) -> list[Message]:
+        """All messages for records of the labels topic: labels by model, in the order read, and rejects."""
+        by_model: dict[str, list[Label]] = {}
+        messages: list[Message] = []
+        for record in records:
+            for label in decode_labels(
+                record.value, record.timestamp_ms, record.partition, record.offset, self._label_shape
+            ):
+                if isinstance(label, Label) and self._settings.joins_labels(label.model):
+                    by_model.setdefault(label.model, []).append(label)
+                    continue
+                if isinstance(label, Label):
+                    detail = "labels.models names no such model"
+                    label = Reject("no_model", detail, label.partition, label.offset, label.index)
+                counts.rejects[label.reason] += 1
+                messages.append(self._reject(record, label))
+        topics = self._settings.topics
+        for model, labels in by_model.items():
+            counts.labels += len(labels)
+            key = model.encode()
+            for data in encode_labels(model, labels, self._settings.worker.writes_version):
+                messages.append(Message(topics.codes, key, data, partition_of(key, topics.partitions)))
+        return messages
+
     def _messages(self, stream: StreamKey, rows: list[Row]) -> Iterator[Message]:
         topics, version = self._settings.topics, self._settings.worker.writes_version
         key = stream.model.encode()
@@ -97,10 +129,14 @@ class Encoder:
         frames = (
             encode_raw(RawBatch(stream, tuple(rows)), version)
             if entry is None
-            else encode_coded(code(rows, stream, entry, self._binner(entry), self._settings.privacy.raw), version)
+            else encode_coded(self._coded(stream, rows, entry), version)
         )
         for data in frames:
             yield Message(topics.codes, key, data, partition)
+
+    def _coded(self, stream: StreamKey, rows: list[Row], entry: Entry) -> CodedBatch:
+        with_ids = self._settings.joins_labels(stream.model)
+        return code(rows, stream, entry, self._binner(entry), self._settings.privacy.raw, with_ids=with_ids)
 
     def _binner(self, entry: Entry) -> Binner:
         binner = self._binners.get(entry.digest)
@@ -174,16 +210,18 @@ class EncodeStage:
         name = f"{settings.group}.{settings.instance}.{STAGE}"
         with ExitStack() as opened:
             self._producer = opened.enter_context(closing(broker.producer(name, probe=probe)))
-            consumer = broker.consumer(self._group, [topics.predictions], instance=settings.instance)
+            inputs = [topics.predictions] + ([topics.labels] if topics.labels else [])
+            consumer = broker.consumer(self._group, inputs, instance=settings.instance)
             self._consumer = opened.enter_context(closing(consumer))
             # Never polled: only asked for the ends, which tell how far behind detection is.
             self._codes = broker.reader(codes)
             opened.pop_all()
         self._encoder = Encoder(settings, feed.book)
-        self._ownership = Ownership(broker, self._consumer, self._group, topics.predictions)
+        self._ownership = Ownership(broker, self._consumer, self._group, inputs)
         self._merger = Merger(settings.input.max_idle_ms / 1000)
         self._pending: list[Merged] = []
         self._pending_bytes = 0
+        self._labels: list[Record] = []
         self._partitions_in = 0
         self._busy_s = 0.0
         self._paused: set[TopicPartition] = set()
@@ -198,7 +236,11 @@ class EncodeStage:
         if polled.assigned:
             self._busy_s = now_s
         for partition, records in polled.records.items():
-            self._merger.add(partition, dated(records), self._clock_ms())
+            if self._is_labels(partition):
+                self._labels += dated(records)
+                self._pending_bytes += sum(len(record.value or b"") for record in records)
+            else:
+                self._merger.add(partition, dated(records), self._clock_ms())
         self._take(now_s)
         self._check_lag(now_s)
         self._regulate()
@@ -211,12 +253,24 @@ class EncodeStage:
     @property
     def idle(self) -> bool:
         """Whether everything read is committed."""
-        return not self._pending and not any(self._merger.buffered(p) for p in self._consumer.assignment())
+        return not self._waiting and not any(self._merger.buffered(p) for p in self._inputs())
+
+    @property
+    def _waiting(self) -> int:
+        """Records read that the next transaction will take."""
+        return len(self._pending) + len(self._labels)
+
+    def _is_labels(self, partition: TopicPartition) -> bool:
+        return partition.topic == self._settings.topics.labels
+
+    def _inputs(self) -> set[TopicPartition]:
+        """The partitions of the predictions that are held."""
+        return {partition for partition in self._consumer.assignment() if not self._is_labels(partition)}
 
     def close(self, now_s: float) -> None:
         """Commit what was merged, then leave."""
         try:
-            if self._pending:
+            if self._waiting:
                 self._commit(now_s)
         finally:
             self.abandon()
@@ -232,9 +286,11 @@ class EncodeStage:
             self._merger.drop(gone)
             self._paused -= gone
             self._pending = [(key, r) for key, r in self._pending if TopicPartition(r.topic, r.partition) not in gone]
-            self._pending_bytes = sum(len(r.value or b"") for _, r in self._pending)
+            self._labels = [r for r in self._labels if TopicPartition(r.topic, r.partition) not in gone]
+            read = chain((record for _, record in self._pending), self._labels)
+            self._pending_bytes = sum(len(record.value or b"") for record in read)
         if polled.assigned:
-            self._merger.assign(polled.assigned)
+            self._merger.assign(partition for partition in polled.assigned if not self._is_labels(partition))
             self._start(polled.assigned)
             topic = self._settings.topics.predictions
             self._partitions_in = self._broker.topics([topic])[topic].partitions
@@ -264,15 +320,16 @@ class EncodeStage:
             log.error("gap: the stored position is not in the log any more", topic=partition.topic,
                       partition=partition.partition, position=position, goes_on_at=target,
                       lost=max(0, first - position))  # fmt: skip
-            if position > end:  # the topic was made anew; else what was read is encoded, though the log has lost it
+            if position > end and not self._is_labels(
+                partition
+            ):  # the topic was made anew; else what was read is encoded, though the log has lost it
                 self._merger.drop([partition])
                 self._merger.assign([partition])
             self._consumer.seek(partition, target)
         self._consumer.resume(partitions)
 
     def _take(self, now_s: float) -> None:
-        assigned = self._consumer.assignment()
-        lagging = [partition for partition in assigned if self._lags(partition)]
+        lagging = [partition for partition in self._inputs() if self._lags(partition)]
         taken = self._merger.take(lagging, MAX_PENDING_RECORDS - len(self._pending), now_s)
         self._pending += taken
         self._pending_bytes += sum(len(record.value or b"") for _, record in taken)
@@ -284,14 +341,17 @@ class EncodeStage:
     def _regulate(self) -> None:
         """Pause partitions whose records wait in numbers, or all of them while detection is behind."""
         assigned = self._consumer.assignment()
-        full = {p for p in assigned if self._throttled or self._merger.buffered(p) > BUFFERED_RECORDS}
+        full = {p for p in assigned if self._throttled or self._buffered(p) > BUFFERED_RECORDS}
         if full - self._paused:
             self._consumer.pause(full - self._paused)
         relieved = {p for p in self._paused & assigned
-                    if not self._throttled and self._merger.buffered(p) <= BUFFERED_RECORDS // 2}  # fmt: skip
+                    if not self._throttled and self._buffered(p) <= BUFFERED_RECORDS // 2}  # fmt: skip
         if relieved:
             self._consumer.resume(relieved)
         self._paused = (self._paused | full) - relieved
+
+    def _buffered(self, partition: TopicPartition) -> int:
+        return len(self._labels) if self._is_labels(partition) else self._merger.buffered(partition)
 
     def _check_lag(self, now_s: float) -> None:
         """Hold back while the detect group is too far behind on the codes."""
@@ -313,12 +373,12 @@ class EncodeStage:
     def _due(self, now_s: float) -> bool:
         """When there is enough, or enough time has passed; without rows too: other encoders' rows wait for the tick."""
         worker = self._settings.worker
-        if not self._pending:
+        if not self._waiting:
             idle = now_s - self._busy_s > IDLE_AFTER_S
             wait_s = IDLE_TICK_S if idle else worker.commit_interval_s
             return bool(self._consumer.assignment()) and now_s - self._last_commit_s >= wait_s
         self._busy_s = now_s
-        full = len(self._pending) >= MAX_PENDING_RECORDS or self._pending_bytes >= worker.max_transaction_bytes
+        full = self._waiting >= MAX_PENDING_RECORDS or self._pending_bytes >= worker.max_transaction_bytes
         return full or now_s - self._last_commit_s >= worker.commit_interval_s
 
     def _commit(self, now_s: float) -> None:
@@ -328,7 +388,9 @@ class EncodeStage:
             return
         offsets = {partition: self._next_offset(partition) for partition in self._consumer.assignment()}
         self._pending.sort(key=itemgetter(0))  # late records of a partition that was not waited for
-        messages = [*self._encoder.encode(self._pending, self.counts), *self._ticks()]
+        messages = self._encoder.encode(self._pending, self.counts)
+        messages += self._encoder.encode_labels(self._labels, self.counts)
+        messages += self._ticks()
         try:
             self._producer.commit(messages, offsets, member)
         except TransactionAborted as error:
@@ -336,7 +398,7 @@ class EncodeStage:
             log.warning("transaction rolled back, reading again", stage=STAGE, why=str(error))
             self._rewind()
             return
-        self._pending, self._pending_bytes = [], 0
+        self._pending, self._labels, self._pending_bytes = [], [], 0
         self._last_commit_s = now_s
         self.counts.commits += 1
 
@@ -345,22 +407,22 @@ class EncodeStage:
         now_ms = self._clock_ms()
         promises = {
             partition.partition: self._merger.promise_ms(partition, lagging=self._lags(partition), now_ms=now_ms)
-            for partition in self._consumer.assignment()
+            for partition in self._inputs()
         }
-        total = max(self._partitions_in, *(number + 1 for number in promises))
+        total = max(self._partitions_in, *(number + 1 for number in promises), 0)
         data = encode_tick(Tick(now_ms, total, promises), self._settings.worker.writes_version)
         topics = self._settings.topics
         return (Message(topics.codes, TICK_KEY, data, number) for number in range(topics.partitions))
 
     def _next_offset(self, partition: TopicPartition) -> int:
-        waiting = self._merger.first_offset(partition)
+        waiting = None if self._is_labels(partition) else self._merger.first_offset(partition)
         return self._consumer.position(partition) if waiting is None else waiting
 
     def _rewind(self) -> None:
         """Forget everything uncommitted and read it again."""
         assigned = self._consumer.assignment()
-        self._pending, self._pending_bytes = [], 0
+        self._pending, self._labels, self._pending_bytes = [], [], 0
         self._merger.drop(assigned)
-        self._merger.assign(assigned)
+        self._merger.assign(self._inputs())
         self._paused.clear()
         self._start(assigned)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import orjson
@@ -20,6 +20,8 @@ Scalar = float | int | str | bool | None
 Prediction = Scalar | dict[str, Any]
 
 MAX_NAME_LENGTH = 256
+DATES_MS: Final = range(-62_135_596_800_000, 253_402_300_800_000)
+"""Times that can be written as a date, years 1 to 9999."""
 _NESTING = frozenset({dict, list})
 
 
@@ -58,6 +60,7 @@ class Reject(msgspec.Struct, frozen=True, gc=False):
 REASONS = (
     "too_large", "not_json", "not_an_object", "too_deep", "too_many_events", "no_model", "bad_model", "bad_version",
     "no_features", "bad_features", "too_many_features", "bad_time", "bad_id", "bad_segment", "empty",
+    "no_id", "no_label",
 )  # fmt: skip
 """Every reason a reject can have: the values of a metric's label, so their number is fixed."""
 
@@ -167,6 +170,33 @@ def _decode_unusual(
         else:
             rows.append(row_of(event, timestamp_ms, partition, offset, index, shape, merged_ms))
     return rows
+
+
+def documents_of(value: bytes | None, partition: int, offset: int, limits: Limits) -> list[Any]:
+    """The JSON documents of a record that need not be events, in order; a Reject in place of what is none."""
+    if not value:
+        return [Reject("empty", "the record has no value", partition, offset, 0)]
+    if len(value) > limits.max_record_bytes:
+        return [
+            Reject("too_large", f"{len(value)} bytes, the limit is {limits.max_record_bytes}", partition, offset, 0)
+        ]
+    whole = _loads_lenient(value)
+    if not isinstance(whole, _Undecodable):
+        documents = whole if isinstance(whole, list) else [whole]
+    else:
+        lines = [line for line in value.split(b"\n") if line.strip()]
+        if len(lines) < 2 or not lines[0].lstrip().startswith(b"{"):
+            return [Reject(whole.reason, whole.detail, partition, offset, 0)]
+        documents = [_loads_lenient(line) for line in lines[: limits.max_events + 1]]
+    if not documents:
+        return [Reject("empty", "an empty array", partition, offset, 0)]
+    if len(documents) > limits.max_events:
+        detail = f"more than {limits.max_events} documents in one record"
+        return [Reject("too_many_events", detail, partition, offset, 0)]
+    return [
+        Reject(each.reason, each.detail, partition, offset, i) if isinstance(each, _Undecodable) else each
+        for i, each in enumerate(documents)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

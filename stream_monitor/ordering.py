@@ -23,14 +23,15 @@ import numpy.typing as npt
 from stream_monitor import wire
 from stream_monitor.batch import Batch, CodedBatch, Extra, Origins, RawBatch, Unknown
 from stream_monitor.errors import WireError
+from stream_monitor.events import DATES_MS
+from stream_monitor.outcomes import Outcomes
+from stream_monitor.reference import StreamKey
 
 KIND: Final = b"T"
 MAX_WAIT_MS: Final = 15_000
 """As long as a session: by then the partitions of an encoder that died have a new owner, who catches up."""
 LONG_AGO: Final = -(2**62)
 MAX_PARTITIONS: Final = 100_000
-DATES_MS: Final = range(-62_135_596_800_000, 253_402_300_800_000)
-"""Times that can be written as a date, years 1 to 9999."""
 
 
 class Tick(msgspec.Struct, frozen=True, array_like=True):
@@ -81,25 +82,58 @@ class Clock(msgspec.Struct):
         return min(self.promises.values(), default=LONG_AGO)
 
 
+@dataclass(frozen=True, slots=True)
+class OutcomeRun:
+    """What a batch says about predictions and labels; `digest` "" where the stream has no reference yet."""
+
+    stream: StreamKey
+    digest: str
+    generation: int
+    outcomes: Outcomes
+    origins: Origins
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    def take(self, rows: slice | npt.NDArray[np.intp]) -> OutcomeRun:
+        return OutcomeRun(self.stream, self.digest, self.generation, self.outcomes.take(rows), self.origins.take(rows))
+
+    @classmethod
+    def of(cls, batch: Batch, *, with_ids: bool) -> OutcomeRun | None:
+        """Of a batch; None where it says nothing. `with_ids`: labels of the model may come later."""
+        if isinstance(batch, CodedBatch):
+            if batch.outcomes is None:
+                return None
+            return cls(batch.stream, batch.digest, batch.generation, batch.outcomes, batch.origins)
+        outcomes = Outcomes.of(batch.rows, with_ids=with_ids)
+        return None if outcomes is None else cls(batch.stream, "", 0, outcomes, Origins.of(batch.rows))
+
+
+Orderable = CodedBatch | RawBatch | OutcomeRun
+
+
 @dataclass(slots=True)
 class _Waiting:
     """A batch, or what is left of it, on offset `offset` of the codes; `keys`: ascending merge times of its rows."""
 
     offset: int
     arrived_ms: int
-    batch: Batch
+    batch: Orderable
     keys: npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)
 class Queue:
-    """The rows of one stream that wait. All rows up to merge time `released_ms` that came before `stamp` are fed."""
+    """The rows of one stream, or the outcomes of one model, that wait.
+
+    All rows up to merge time `released_ms` that came before `stamp` are fed.
+    """
 
     stamp: int = 0
     released_ms: int = LONG_AGO
     _waiting: list[_Waiting] = field(default_factory=list)
 
-    def add(self, batch: Batch, offset: int, clock_ms: int) -> None:
+    def add(self, batch: Orderable, offset: int, clock_ms: int) -> None:
         """Take a batch; rows that the stream has had already (it was restored) are dropped."""
         batch = _ascending(batch)
         keys = _origins(batch).record_ms
@@ -120,8 +154,18 @@ class Queue:
 
         A tick that the stream has seen before it was restored releases nothing.
         """
+        ready = self._ready(clock)
+        return (list(_merged(ready)), min(waiting.offset for waiting in ready)) if ready else ([], None)
+
+    def release_runs(self, clock: Clock) -> tuple[list[OutcomeRun], int | None]:
+        """The same of outcomes, by batch: they are put in order by whoever takes them."""
+        ready = self._ready(clock)
+        runs = [waiting.batch for waiting in ready if isinstance(waiting.batch, OutcomeRun)]
+        return runs, min((waiting.offset for waiting in ready), default=None)
+
+    def _ready(self, clock: Clock) -> list[_Waiting]:
         if clock.offset <= self.stamp:
-            return [], None
+            return []
         overdue = [w.keys[-1] for w in self._waiting if clock.clock_ms - w.arrived_ms >= MAX_WAIT_MS]
         self.stamp = clock.offset
         self.released_ms = max(self.released_ms, clock.watermark_ms, *map(int, overdue))
@@ -130,9 +174,7 @@ class Queue:
         for waiting in self._waiting:
             self._split(waiting, ready, left)
         self._waiting = left
-        if not ready:
-            return [], None
-        return list(_merged(ready)), min(waiting.offset for waiting in ready)
+        return ready
 
     def _split(self, waiting: _Waiting, ready: list[_Waiting], left: list[_Waiting]) -> None:
         count = int(np.searchsorted(waiting.keys, self.released_ms, side="right"))
@@ -159,7 +201,7 @@ def _merged(ready: list[_Waiting]) -> Iterator[Batch]:
     yield _join(group)
 
 
-def _mergeable(one: Batch, other: Batch) -> bool:
+def _mergeable(one: Orderable, other: Orderable) -> bool:
     if isinstance(one, CodedBatch) and isinstance(other, CodedBatch):
         return (one.digest, one.generation) == (other.digest, other.generation)
     return isinstance(one, RawBatch) and isinstance(other, RawBatch)
@@ -167,12 +209,13 @@ def _mergeable(one: Batch, other: Batch) -> bool:
 
 def _join(group: list[_Waiting], *, always: bool = False) -> Batch:
     """One batch of several, rows in the order of (merge time, input partition, offset, index)."""
+    first = group[0].batch
+    assert not isinstance(first, OutcomeRun)  # those are not joined
     if len(group) == 1 and not always:
-        return group[0].batch
+        return first
     keys = np.concatenate([waiting.keys for waiting in group])
     origins = Origins.join([_origins(waiting.batch) for waiting in group])
     order = np.lexsort((origins.index, origins.offset, origins.partition, keys))
-    first = group[0].batch
     if isinstance(first, RawBatch):
         rows = [row for waiting in group if isinstance(waiting.batch, RawBatch) for row in waiting.batch.rows]
         return RawBatch(first.stream, tuple(rows[i] for i in order.tolist()))
@@ -184,13 +227,17 @@ def _join(group: list[_Waiting], *, always: bool = False) -> Batch:
               for s, batch in zip(starts, coded, strict=False) for e in batch.extras]  # fmt: skip
     unknown = [Unknown(int(place[s + u.row]), u.name)
                for s, batch in zip(starts, coded, strict=False) for u in batch.unknown]  # fmt: skip
+    outcomes = Outcomes.join([(batch.outcomes, len(batch)) for batch in coded])
     return CodedBatch(
         first.stream, first.digest, first.generation, np.concatenate([batch.codes for batch in coded])[order],
         origins.take(order), tuple(sorted(extras, key=lambda e: e.row)), tuple(sorted(unknown, key=lambda u: u.row)),
+        None if outcomes is None else outcomes.take(order),
     )  # fmt: skip
 
 
-def _part(batch: Batch, start: int, stop: int) -> Batch:
+def _part(batch: Orderable, start: int, stop: int) -> Orderable:
+    if isinstance(batch, OutcomeRun):
+        return batch.take(slice(start, stop))
     if isinstance(batch, RawBatch):
         return RawBatch(batch.stream, batch.rows[start:stop])
     return CodedBatch(
@@ -201,6 +248,7 @@ def _part(batch: Batch, start: int, stop: int) -> Batch:
         batch.origins.take(slice(start, stop)),
         tuple(Extra(e.row - start, e.column, e.value) for e in batch.extras if start <= e.row < stop),
         tuple(Unknown(u.row - start, u.name) for u in batch.unknown if start <= u.row < stop),
+        None if batch.outcomes is None else batch.outcomes.take(slice(start, stop)),
     )
 
 
@@ -222,11 +270,13 @@ def _named(value: object) -> bool:
     return not isinstance(value, dict) or all(isinstance(key, str) and _named(each) for key, each in value.items())
 
 
-def _origins(batch: Batch) -> Origins:
-    return batch.origins if isinstance(batch, CodedBatch) else Origins.of(batch.rows)
+def _origins(batch: Orderable) -> Origins:
+    return Origins.of(batch.rows) if isinstance(batch, RawBatch) else batch.origins
 
 
-def _ascending(batch: Batch) -> Batch:
+def _ascending(batch: Orderable) -> Orderable:
     """The batch with its rows in the order of their merge times, as encoders write them anyway."""
     keys = _origins(batch).record_ms
+    if isinstance(batch, OutcomeRun):
+        return batch.take(np.argsort(keys, kind="stable"))
     return batch if (keys[1:] >= keys[:-1]).all() else _join([_Waiting(0, 0, batch, keys)], always=True)

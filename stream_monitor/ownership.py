@@ -5,6 +5,7 @@ without an owner until something else makes the group rebalance. So every member
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -18,13 +19,13 @@ LOOK_S: Final = 30.0
 
 
 class Ownership:
-    """Watches over the partitions of a topic that this member of a group does not hold."""
+    """Watches over the partitions of topics that this member of a group does not hold."""
 
-    def __init__(self, broker: Broker, consumer: Consumer, group: str, topic: str) -> None:
+    def __init__(self, broker: Broker, consumer: Consumer, group: str, topics: Sequence[str]) -> None:
         self._broker = broker
         self._consumer = consumer
         self._group = group
-        self._topic = topic
+        self._topics = topics
         self._looked_s: float | None = None
         self._behind: dict[TopicPartition, int] = {}
 
@@ -36,7 +37,8 @@ class Ownership:
             return
         self._looked_s = now_s
         before, self._behind = self._behind, self._others_behind()
-        orphans = sorted(partition.partition for partition, at in self._behind.items() if before.get(partition) == at)
+        still = (at for at, offset in self._behind.items() if before.get(at) == offset)
+        orphans = sorted(f"{at.topic}-{at.partition}" for at in still)
         if orphans:
             log.warning(
                 "partitions that nobody reads: asking the group to rebalance", group=self._group, partitions=orphans
@@ -45,9 +47,10 @@ class Ownership:
 
     def _others_behind(self) -> dict[TopicPartition, int]:
         """Committed offsets of the partitions held by others that have records beyond them."""
-        total = self._broker.topics([self._topic])[self._topic].partitions
+        found = self._broker.topics(self._topics)
         held = self._consumer.assignment()
-        others = [p for n in range(total) if (p := TopicPartition(self._topic, n)) not in held]
+        every = (TopicPartition(topic, n) for topic in self._topics for n in range(found[topic].partitions))
+        others = [partition for partition in every if partition not in held]
         if not held or not others:
             return {}
         reader = self._broker.reader(others)

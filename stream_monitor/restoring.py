@@ -14,6 +14,7 @@ from typing import Final
 
 from stream_monitor import state as states
 from stream_monitor.broker.protocol import Reader, Record, TopicPartition
+from stream_monitor.model_state import group_models
 from stream_monitor.reference import StreamKey
 
 STEP_BYTES: int = 1_000_000
@@ -48,8 +49,8 @@ class Restoring:
     bytes: int = 0
     """Read and not yet built."""
     streams: int = 0
-    left: deque[tuple[StreamKey, Parts]] | None = None
-    """Streams to be built; None while records are read."""
+    left: deque[tuple[StreamKey | str, Parts]] | None = None
+    """Streams, and models by their names, to be built; None while records are read."""
 
     @property
     def read_whole(self) -> bool:
@@ -70,12 +71,12 @@ class Restoring:
     def group(self) -> int:
         """All is read: what is to be built, and how many keys were not ours."""
         grouped, strange = states.group_records(self.records)
-        self.left, self.streams = deque(grouped.items()), len(grouped)
+        self.left, self.streams = deque([*grouped.items(), *group_models(self.records).items()]), len(grouped)
         self.records = {}
         return strange
 
-    def next(self) -> tuple[StreamKey, Parts]:
-        """The next stream's records, which are forgotten here."""
+    def next(self) -> tuple[StreamKey | str, Parts]:
+        """The next stream's or model's records, which are forgotten here."""
         assert self.left
         key, parts = self.left.popleft()
         self.bytes -= size_of(parts)
@@ -89,7 +90,7 @@ def size_of(parts: Parts) -> int:
 def progress(restoring: Iterable[Restoring]) -> Progress:
     """The sum over all partitions being restored."""
     each = list(restoring)
-    built = [r.streams - len(r.left) for r in each if r.left is not None]
+    built = [max(r.streams - len(r.left), 0) for r in each if r.left is not None]
     done = [r.reader.position(r.source) - r.first if r.left is None else r.end - r.first for r in each]
     total = [r.end - r.first for r in each]
     return Progress(len(each), sum(done), sum(total), sum(built), sum(r.streams for r in each))

@@ -23,9 +23,9 @@ from stream_monitor.batch import decode as decode_batch
 from stream_monitor.book import Entry, ReferenceBook
 from stream_monitor.detectors.signal import State
 from stream_monitor.errors import WireError
-from stream_monitor.events import Row
+from stream_monitor.events import DATES_MS, Row
 from stream_monitor.monitor import MonitorState
-from stream_monitor.ordering import DATES_MS, LONG_AGO, Clock
+from stream_monitor.ordering import LONG_AGO, Clock
 from stream_monitor.reference import StreamKey
 from stream_monitor.stream import Stream
 
@@ -33,6 +33,8 @@ KIND: Final = b"S"
 MAX_PARTS: Final = 256
 MAX_CHUNKS: Final = 65_536
 MAX_DIMENSIONS: Final = 4
+MODEL_LETTERS: Final = frozenset("mpj")
+"""Of keys that are a model's, see `model_state.py`."""
 MAX_UPDATES: Final = 64
 """Of one episode: each takes twice as many rows as the one before."""
 DTYPES: Final = frozenset({"|u1", "|b1", "<u2", "<i4", "<i8", "<f4", "<f8", "<u4"})
@@ -171,10 +173,11 @@ def save(
             chunks += 1
         # A chunk deleted above and written again must end as written: keep the last record of each key.
         records = list(dict(records).items())
-    frames = list(_frames(_snapshot(stream, stamp, released_ms, chunks), stamp, version))
-    records += [(key(stream.key, part), data) for part, data in enumerate(frames)]
-    records += [(key(stream.key, part), None) for part in range(len(frames), saved.parts)]
-    return records, Saved(len(frames), chunks, len(warmup), warmup[-1] if warmup else None)
+    snapshot = msgspec.msgpack.encode(wire.as_of(version, _snapshot(stream, stamp, released_ms, chunks)))
+    parts = list(frames(snapshot, stamp, KIND, version))
+    records += [(key(stream.key, part), data) for part, data in enumerate(parts)]
+    records += [(key(stream.key, part), None) for part in range(len(parts), saved.parts)]
+    return records, Saved(len(parts), chunks, len(warmup), warmup[-1] if warmup else None)
 
 
 def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snapshot:
@@ -192,12 +195,12 @@ def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snap
     return Snapshot(*stream.key, stamp, released_ms, watched, chunks)
 
 
-def _frames(snapshot: Snapshot, stamp: int, version: int) -> Iterator[bytes]:
-    data = msgspec.msgpack.encode(wire.as_of(version, snapshot))
+def frames(data: bytes, stamp: int, kind: bytes, version: int) -> Iterator[bytes]:
+    """An encoded snapshot in pieces below the record limit, each a frame of that kind."""
     parts = -(-len(data) // wire.RECORD_BYTES)
     for part in range(parts):
         piece = data[part * wire.RECORD_BYTES : (part + 1) * wire.RECORD_BYTES]
-        yield wire.pack(KIND, version, _Part(stamp, part, parts, piece))
+        yield wire.pack(kind, version, _Part(stamp, part, parts, piece))
 
 
 @dataclass(slots=True)
@@ -230,6 +233,8 @@ def group_records(records: Mapping[bytes, bytes]) -> tuple[dict[StreamKey, dict[
             letter, model, version, segment, number = msgspec.json.decode(raw_key, type=_key_type)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             letter, number = "", -1
+        if letter in MODEL_LETTERS:
+            continue
         if not 0 <= number < {"s": MAX_PARTS, "w": MAX_CHUNKS}.get(letter, 0):
             strange += 1
             with suppress(WireError):
@@ -242,13 +247,13 @@ def group_records(records: Mapping[bytes, bytes]) -> tuple[dict[StreamKey, dict[
 def restore(stream: Stream, parts: dict[str, dict[int, bytes]], book: ReferenceBook) -> Restored:
     """Bring a fresh stream to the state in its records. Never raises for bad bytes: what cannot be read starts cold,
     with the reason said; nothing else is touched. Raises VersionUnknown for a sound state of another release."""
-    frames, chunks = parts.get("s", {}), parts.get("w", {})
-    saved = Saved(parts=max(frames, default=-1) + 1, chunks=max(chunks, default=-1) + 1)
+    pieces, chunks = parts.get("s", {}), parts.get("w", {})
+    saved = Saved(parts=max(pieces, default=-1) + 1, chunks=max(chunks, default=-1) + 1)
     try:
-        snapshot = _read(frames)
+        snapshot = _read(pieces)
     except WireError as error:
         return Restored(stream, 0, LONG_AGO, saved, lost=str(error))
-    restored = Restored(stream, snapshot.stamp, snapshot.released_ms, saved, version=wire.version_of(frames[0]))
+    restored = Restored(stream, snapshot.stamp, snapshot.released_ms, saved, version=wire.version_of(pieces[0]))
     try:
         if snapshot.watched is not None:
             _restore_watched(stream, snapshot.watched, book, restored)
@@ -262,17 +267,22 @@ def restore(stream: Stream, parts: dict[str, dict[int, bytes]], book: ReferenceB
     return restored
 
 
-def _read(frames: dict[int, bytes]) -> Snapshot:
-    first = wire.unpack(KIND, frames.get(0), _parts)
-    pieces = [wire.unpack(KIND, frames.get(number), _parts) for number in range(min(first.parts, MAX_PARTS))]
-    if [(piece.stamp, piece.part, piece.parts) for piece in pieces] != [
-        (first.stamp, number, first.parts) for number in range(first.parts if first.parts <= MAX_PARTS else 0)
-    ]:
-        raise WireError("parts of a snapshot do not belong together")
+def _read(pieces: dict[int, bytes]) -> Snapshot:
     try:
-        return _snapshots.decode(b"".join(piece.data for piece in pieces))
+        return _snapshots.decode(read_frames(pieces, KIND, MAX_PARTS))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"snapshot cannot be read: {error}") from error
+
+
+def read_frames(given: dict[int, bytes], kind: bytes, most: int) -> bytes:
+    """What `frames` cut, put together again; raises WireError unless all pieces are there and of one save."""
+    first = wire.unpack(kind, given.get(0), _parts)
+    pieces = [wire.unpack(kind, given.get(number), _parts) for number in range(min(first.parts, most))]
+    if [(piece.stamp, piece.part, piece.parts) for piece in pieces] != [
+        (first.stamp, number, first.parts) for number in range(first.parts if first.parts <= most else 0)
+    ]:
+        raise WireError("parts of a snapshot do not belong together")
+    return b"".join(piece.data for piece in pieces)
 
 
 def _restore_watched(stream: Stream, watched: Watched, book: ReferenceBook, restored: Restored) -> None:

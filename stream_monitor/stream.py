@@ -14,6 +14,7 @@ from stream_monitor.encode import Binner
 from stream_monitor.errors import DataError, ReferenceInvalid
 from stream_monitor.events import Row, lookup
 from stream_monitor.monitor import Monitor
+from stream_monitor.outcomes import Outcomes
 from stream_monitor.reference import Reference, StreamKey
 
 Privacy = Literal["full", "hash", "none"]
@@ -111,8 +112,14 @@ class Stream:
         outcome.switched = True
 
 
-def code(rows: list[Row], stream: StreamKey, entry: Entry, binner: Binner, privacy: Privacy = "full") -> CodedBatch:
-    """Rows of one stream → a coded batch under the entry's reference; `privacy` governs the raw values it carries."""
+def code(
+    rows: list[Row], stream: StreamKey, entry: Entry, binner: Binner, privacy: Privacy = "full", *,
+    with_ids: bool = False,
+) -> CodedBatch:  # fmt: skip
+    """Rows of one stream → a coded batch under the entry's reference; `privacy` governs the raw values it carries.
+
+    `with_ids`: labels of this model may come later, so every row carries its prediction and the digest of its id.
+    """
     coded = binner.encode(rows)
     extras = tuple(
         Extra(row, column, shown)
@@ -120,7 +127,8 @@ def code(rows: list[Row], stream: StreamKey, entry: Entry, binner: Binner, priva
         if (shown := veiled(value, privacy)) is not None
     )
     unknown = tuple(Unknown(first_row_with(rows, name), name) for name in sorted(coded.unknown))
-    return CodedBatch(stream, entry.digest, entry.generation, coded.codes, Origins.of(rows), extras, unknown)
+    outcomes = Outcomes.of(rows, with_ids=with_ids)
+    return CodedBatch(stream, entry.digest, entry.generation, coded.codes, Origins.of(rows), extras, unknown, outcomes)
 
 
 def veiled(value: float | str, privacy: Privacy) -> float | str | None:

@@ -9,9 +9,11 @@ from stream_monitor.config import ModelSettings, Settings
 from stream_monitor.detectors.ensemble import DetectorSet
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, fit
+from stream_monitor.model import Model
 from stream_monitor.monitor import Monitor, Rules
 from stream_monitor.reference import Reference, Season, StreamKey
 from stream_monitor.stream import Stream
+from stream_monitor.waiting import Waiting
 
 
 class StreamFactory:
@@ -25,6 +27,10 @@ class StreamFactory:
         model = self._settings.for_model(key.model)
         privacy = self._settings.privacy.raw
         return Stream(key, model.detection.warmup_events, partial(self._monitor, model), partial(_fit, model), privacy)
+
+    def model(self, name: str) -> Model:
+        labels = self._settings.labels
+        return Model(name, Waiting(round(labels.horizon_hours * 3_600_000), labels.max_waiting))
 
     def _monitor(self, model: ModelSettings, key: StreamKey, entry: Entry) -> Monitor:
         detection = model.detection

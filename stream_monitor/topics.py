@@ -1,6 +1,6 @@
 """The topics as they should be, and how those found differ. Pure.
 
-predictions  written by the users; created only on demand
+predictions  written by the users, as are labels; created only on demand
 codes        between the stages; kept for days, no byte limit, so that lag never becomes loss
 state        compacted, small segments and eager cleaning, so that a restore stays short
 references   compacted; one record a stream and epoch, up to a whole reference document
@@ -38,9 +38,10 @@ def _kept(hours: int) -> dict[str, str]:
 
 
 def specs(settings: Settings, *, predictions: int | None = None) -> list[TopicSpec]:
-    """Every topic that is ours, in the order to create them; `predictions` partitions adds the input topic."""
+    """Every topic that is ours, in the order to create them; `predictions` partitions adds the input topics."""
     topics = settings.topics
-    by_hand = [TopicSpec(topics.predictions, predictions, {}, topics.replication)] if predictions else []
+    inputs = [topics.predictions] + ([topics.labels] if topics.labels else [])
+    by_hand = [TopicSpec(name, predictions, {}, topics.replication) for name in inputs] if predictions else []
     codes = _kept(topics.codes_retention_hours)
     single = {
         topics.references: _COMPACTED | {"max.message.bytes": str(LARGEST_RECORD_BYTES)},

@@ -120,19 +120,26 @@ class Worker:
         fields: dict[str, object] = {}
         if self.encode is not None:
             fields |= {"encoded": self.encode.counts.rows, "rejects": self.encode.counts.rejects.total()}
+            fields |= {"labels_encoded": self.encode.counts.labels} if self.encode.counts.labels else {}
         if self.detect is not None:
             counts = self.detect.counts
             fields |= {"watched": counts.rows, "alerts": counts.alerts.total(), "stale": counts.stale_rows}
         log.info("progress", **fields)
+        for model, report in (self.detect.outcomes() if self.detect is not None else {}).items():
+            log.info("labels", model=model, waiting=report.waiting, coverage=report.coverage, delay_s=report.delay_s,
+                     **report.shown())  # fmt: skip
 
 
 def _require_topics(settings: Settings, broker: Broker) -> None:
     wanted = specs(settings)
-    found = broker.topics([*(spec.name for spec in wanted), settings.topics.predictions])
+    inputs = {"predictions": settings.topics.predictions, "labels": settings.topics.labels}
+    found = broker.topics([*(spec.name for spec in wanted), *filter(None, inputs.values())])
     problems = mismatches(wanted, found)
-    if settings.topics.predictions not in found:
-        problems.append(f"topic {settings.topics.predictions!r} (predictions) does not exist: create it, or name yours "
-                        "as topics.predictions")  # fmt: skip
+    problems += [
+        f"topic {name!r} ({role}) does not exist: create it, or name yours as topics.{role}"
+        for role, name in inputs.items()
+        if name is not None and name not in found
+    ]
     if problems:
         raise TopicMismatch("\n".join(problems))
 

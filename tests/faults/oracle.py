@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from stream_monitor import model_state
 from stream_monitor import state as states
 from stream_monitor.batch import CodedBatch, Origins, decode
 from stream_monitor.book import ReferenceBook
@@ -19,13 +20,14 @@ from stream_monitor.broker.protocol import Message, Record, TopicPartition
 from stream_monitor.config import Settings
 from stream_monitor.detect_stage import DetectStage
 from stream_monitor.feed import ReferenceFeed
+from stream_monitor.labels import decode_label_batch, is_labels
 from stream_monitor.ordering import is_tick
 from stream_monitor.reference import StreamKey
 from stream_monitor.streams import StreamFactory
 from stream_monitor.topics import specs
 
 RowId = tuple[int, int, int]
-"""Input partition, offset, index within the record."""
+"""Input partition (−1 − p for partition p of the labels), offset, index within the record."""
 
 
 @dataclass(slots=True)
@@ -41,10 +43,10 @@ class Committed:
 
 @dataclass(slots=True)
 class Found:
-    """Alert ids by subject, in order; and every stream's state in one canonical form."""
+    """Alert ids by subject, in order; and the state of every stream and model in one canonical form."""
 
     alerts: dict[bytes, list[str]] = field(default_factory=dict)
-    states: dict[StreamKey, list[tuple[bytes, bytes | None]]] = field(default_factory=dict)
+    states: dict[StreamKey | str, list[tuple[bytes, bytes | None]]] = field(default_factory=dict)
 
     @property
     def alert_count(self) -> int:
@@ -79,20 +81,28 @@ def expected(settings: Settings, committed: Committed) -> Found:
 
 
 def coded_rows(codes: Iterable[Record]) -> Counter[RowId]:
-    """The rows that the codes topic holds, as often as it does."""
+    """The rows and labels that the codes topic holds, as often as it does."""
     rows: Counter[RowId] = Counter()
     for record in codes:
-        if not is_tick(record.value):
+        if is_labels(record.value):
+            labels = decode_label_batch(record.value)
+            partition = (-1 - labels.partition).tolist()
+            rows.update(zip(partition, labels.offset.tolist(), labels.index.tolist(), strict=True))
+        elif not is_tick(record.value):
             batch = decode(record.value)
             origins = batch.origins if isinstance(batch, CodedBatch) else Origins.of(batch.rows)
             rows.update(zip(origins.partition.tolist(), origins.offset.tolist(), origins.index.tolist(), strict=True))
     return rows
 
 
-def rejected_rows(rejects: Iterable[Record]) -> Counter[RowId]:
-    """The rows and records that were rejected, as often as they were."""
-    documents = (orjson.loads(record.value or b"") for record in rejects)
-    return Counter((each["partition"], each["offset"], each["index"]) for each in documents)
+def rejected_rows(settings: Settings, rejects: Iterable[Record]) -> Counter[RowId]:
+    """The rows, labels and records that were rejected, as often as they were."""
+    rows: Counter[RowId] = Counter()
+    for record in rejects:
+        each = orjson.loads(record.value or b"")
+        partition = each["partition"] if each["topic"] != settings.topics.labels else -1 - each["partition"]
+        rows[partition, each["offset"], each["index"]] += 1
+    return rows
 
 
 def _by_subject(alerts: Iterable[Record]) -> dict[bytes, list[str]]:
@@ -104,15 +114,16 @@ def _by_subject(alerts: Iterable[Record]) -> dict[bytes, list[str]]:
 
 def _states(
     settings: Settings, records: Iterable[Record], references: Iterable[Record]
-) -> dict[StreamKey, list[tuple[bytes, bytes | None]]]:
-    """Every stream's state, read back and saved anew from nothing, so that the cut into chunks makes no difference."""
+) -> dict[StreamKey | str, list[tuple[bytes, bytes | None]]]:
+    """The state of every stream and model, read back and saved anew from nothing, so that the cut into chunks makes no
+    difference."""
     book, factory = ReferenceBook(), StreamFactory(settings)
     for record in references:
         book.apply(record.key, record.value)
     partitions: dict[int, dict[bytes, bytes]] = {}
     for record in records:
         _apply(partitions.setdefault(record.partition, {}), record)
-    canonical = {}
+    canonical: dict[StreamKey | str, list[tuple[bytes, bytes | None]]] = {}
     for live in partitions.values():
         grouped, strange = states.group_records(live)
         assert not strange
@@ -122,6 +133,11 @@ def _states(
             assert not restored.lost, f"{key}: {restored.lost}"
             assert not restored.cold, f"{key}: {restored.cold}"
             canonical[key], _ = states.save(restored.stream, restored.stamp, restored.released_ms, states.Saved())
+        for name, parts in model_state.group_models(live).items():
+            assert name not in canonical, f"model {name} has states on two partitions"
+            model = model_state.restore(factory.model(name), factory.model(name), parts)
+            assert not model.lost, f"model {name}: {model.lost}"
+            canonical[name], _ = model_state.save(model.model, model.stamp, model.released_ms, model_state.Saved())
     return canonical
 
 
@@ -146,7 +162,7 @@ def differences(
     """Everything that is not as it must be; `valid` and `poison`: the input rows that are to be coded and rejected."""
     problems = [
         *_multiset("rows of the codes", coded_rows(committed.codes), valid),
-        *_multiset("rejects", rejected_rows(committed.rejects), poison),
+        *_multiset("rejects", rejected_rows(settings, committed.rejects), poison),
     ]
     ours, theirs = found(settings, committed), expected(settings, committed)
     for subject in ours.alerts.keys() | theirs.alerts.keys():

@@ -39,6 +39,7 @@ SHORT: Final = (0.4, 0.2, 0.3, 0.1)
 LONG: Final = (0.2, 0.1, 0.2, 0.5)
 WARMUP: Final = 100
 POISON: Final = (b'{"model":', b"[]", b"null", b'{"model":"m"}', b'{"model":"m","features":[1]}', b"\xff\xfe", b"7")
+BAD_LABELS: Final = (b"{", b'{"model":"m","label":1}', b'{"model":"m","id":"7"}', b'{"id":"7","label":1}', b"null")
 RATES: Final = (0.0, 0.01, 0.02, 0.04)
 """Faults a call; a commit is struck more often."""
 BUDGETS: Final = (3_000, 20_000, 1_000_000)
@@ -72,7 +73,8 @@ def _warm() -> tuple[Stream, ...]:
 def settings(state_bytes_per_s: int = 1_000_000, wire_version: int | None = None) -> Settings:
     """What differs is the save budget, how much is unsaved when things go wrong, and the release (see `RELEASES`)."""
     return Settings.model_validate(
-        {"kafka": {"bootstrap_servers": ["127.0.0.1:1"]}, "instance": "a", "topics": {"partitions": 2},
+        {"kafka": {"bootstrap_servers": ["127.0.0.1:1"]}, "instance": "a",
+         "topics": {"partitions": 2, "labels": "labels"}, "labels": {"max_waiting": 1_000, "horizon_hours": 0.005},
          "worker": {"commit_interval_s": 1.0, "state_bytes_per_s": state_bytes_per_s, "max_codes_lag": 60,
                     "wire_version": wire_version},
          "detection": {"budget_events": 10_000, "warmup_events": WARMUP}}
@@ -108,6 +110,8 @@ class Simulation:
     _alive: list[Process] = field(default_factory=list)
     _stepping: set[int] = field(default_factory=set)
     _written: int = 0
+    _events_made: int = 0
+    _unlabelled: list[tuple[str, str, float]] = field(default_factory=list)
     _broker: MemoryBroker = field(init=False)
     _budget: int = field(init=False)
     _rate: float = 0.0
@@ -161,6 +165,28 @@ class Simulation:
             messages.append(Message(topic, b"k", value, draw.randrange(partitions), timestamp_ms=stamp_ms))
         self._broker.append(messages)
         self._written += count
+        if draw.random() < 0.7:
+            self._write_labels(draw.randint(0, count))
+
+    def _write_labels(self, count: int) -> None:
+        """Labels of events long ago, just now, or still to come; some twice, some corrected, some poison."""
+        draw, topic = self._random, settings().topics.labels
+        assert topic is not None
+        partitions = len(self._broker.partitions([topic]))
+        messages = []
+        for _ in range(count if self._unlabelled else 0):
+            identity, model, prediction = draw.choice(self._unlabelled)
+            kind = draw.random()
+            if kind < 0.05:
+                identity = str(int(identity) + draw.randint(1, 30))  # of an event not written yet
+            label = int((prediction > 0.5) != (draw.random() < 0.1))
+            value = orjson.dumps({"id": identity, "model": model, "label": label})
+            if draw.random() < 0.03:
+                value = draw.choice(BAD_LABELS)
+            if kind >= 0.15:  # else it may get another one
+                self._unlabelled.remove((identity, model, prediction))
+            messages.append(Message(topic, b"k", value, draw.randrange(partitions), timestamp_ms=self._clock_ms()))
+        self._broker.append(messages)
 
     def _events(self) -> dict[str, Any] | list[dict[str, Any]]:
         if self._random.random() < 0.02:
@@ -175,7 +201,13 @@ class Simulation:
         model, version = stream
         begin = WARMUP + 20 if model == "w" else 40
         drift = 3.0 if begin <= self._stream_rows[stream] < begin + 40 else 0.0
-        return {"model": model, "version": version, "features": {"x": draw.gauss(drift, 1.0)}}
+        self._events_made += 1
+        event: dict[str, Any] = {"model": model, "version": version, "features": {"x": draw.gauss(drift, 1.0)}}
+        event |= {"id": str(self._events_made), "prediction": draw.random()}
+        if draw.random() < 0.1:
+            event["label"] = draw.randint(0, 1)
+        self._unlabelled.append((event["id"], model, event["prediction"]))
+        return event
 
     # ---- what happens ----
 
@@ -363,7 +395,7 @@ class Simulation:
 
     def _behind(self) -> bool:
         topics, group = settings().topics, settings().group
-        partitions = self._broker.partitions([topics.predictions])
+        partitions = self._broker.partitions([topics.predictions, topics.labels or ""])
         committed = self._broker.group_offsets(f"{group}-encode", partitions)
         if any((committed[each] or 0) < self._broker.log(each).end_offset for each in partitions):
             return True
@@ -388,6 +420,8 @@ class Simulation:
     def _input(self) -> tuple[Counter[RowId], Counter[RowId]]:
         valid: Counter[RowId] = Counter()
         poison: Counter[RowId] = Counter()
+        for record in self._broker.records(settings().topics.labels or ""):
+            (poison if record.value in BAD_LABELS else valid)[-1 - record.partition, record.offset, 0] += 1
         for record in self._broker.records(settings().topics.predictions):
             if record.value in POISON:
                 poison[record.partition, record.offset, 0] += 1

@@ -1,0 +1,148 @@
+"""One model over all its versions and segments: predictions joined with their labels. Pure: no I/O, no clock.
+
+It is fed at ticks: first the rows that the tick let go, of all streams, in the order of (merge time, input partition,
+offset, index), then the labels that came since the tick before. So everything is a function of the codes topic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream_monitor.alerts import Alert
+from stream_monitor.book import ReferenceBook
+from stream_monitor.features import canonical
+from stream_monitor.labels import LabelBatch
+from stream_monitor.ordering import OutcomeRun
+from stream_monitor.outcomes import NO_NAME, Values
+from stream_monitor.reference import StreamKey
+from stream_monitor.waiting import EARLY, ENTRY, LABEL, NEVER_MS, Counts, Records, Waiting
+
+MAX_CLASSES: Final = 1_000
+"""Of one model; a category beyond them has no value."""
+MAX_STREAMS: Final = 32_000
+DELAY_BUCKETS_MS: Final = tuple(round(1_000 * 2 ** (i / 2)) for i in range(64))
+"""Upper ends of the buckets that delays are counted in: a second to 73 years, each √2 times the one before."""
+
+
+@dataclass(slots=True)
+class Report:
+    """How well labels cover a model's predictions, and how late they are; for status, metrics and people.
+
+    `coverage`: of the predictions that left the waiting room or were joined, the share that had a label; None before
+    there is any. `delay_s`: quantile of the delay (upper end of a bucket that is √2 wide).
+    """
+
+    counts: Counts
+    waiting: int
+    coverage: float | None
+    delay_s: dict[str, float]
+
+    def shown(self) -> dict[str, int]:
+        """The counts that are not zero."""
+        return {name: count for name, count in msgspec.structs.asdict(self.counts).items() if count}
+
+
+@dataclass(slots=True)
+class Model:
+    """The waiting room of one model, and who is in it. `streams`: by the numbers that entries carry."""
+
+    name: str
+    waiting: Waiting
+    counts: Counts = field(default_factory=Counts)
+    classes: dict[str, int] = field(default_factory=dict)
+    streams: dict[StreamKey, int] = field(default_factory=dict)
+    delays: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(DELAY_BUCKETS_MS) + 1, dtype=np.int64))
+
+    def feed(self, runs: Sequence[OutcomeRun], labels: Sequence[LabelBatch], book: ReferenceBook) -> list[Alert]:
+        """What one tick brings; the alerts it raises."""
+        alerts = []
+        if runs:
+            alerts += self._outcomes(self.waiting.predict(*self._entries(runs), self.counts))
+        for batch in labels:
+            self.counts.labels += len(batch)
+            alerts += self._outcomes(self.waiting.label(self._labels(batch), self.counts))
+        return alerts
+
+    def report(self) -> Report:
+        counts = self.counts
+        judged = counts.joined + counts.unjoined + counts.dropped
+        return Report(
+            counts, len(self.waiting), counts.joined / judged if judged else None,
+            {f"p{level}": delay for level in (50, 90, 99) if (delay := self._delay_s(level / 100)) is not None},
+        )  # fmt: skip
+
+    def _delay_s(self, level: float) -> float | None:
+        total = int(self.delays.sum())
+        if not total:
+            return None
+        place = int(np.searchsorted(np.cumsum(self.delays), level * total))
+        return DELAY_BUCKETS_MS[min(place, len(DELAY_BUCKETS_MS) - 1)] / 1000
+
+    def _entries(self, runs: Sequence[OutcomeRun]) -> tuple[Records, Records]:
+        """The rows of all streams in order, and the labels they brought."""
+        entries, given = zip(*(self._of_run(run) for run in runs), strict=True)
+        rows, known = np.concatenate(entries), np.concatenate(given)
+        order = np.lexsort((rows["index"], rows["offset"], rows["partition"], rows["record_ms"]))
+        self.counts.predictions += len(rows)
+        return rows[order], known[order]
+
+    def _of_run(self, run: OutcomeRun) -> tuple[Records, Records]:
+        outcomes, origins = run.outcomes, run.origins
+        places = self._places(outcomes.names)
+        prediction, label = outcomes.prediction.renamed(places), outcomes.label.renamed(places)
+        entries, given = np.zeros(len(run), dtype=ENTRY), np.zeros(len(run), dtype=LABEL)
+        if len(outcomes.ids):
+            entries["id_a"], entries["id_b"] = outcomes.ids[:, 0], outcomes.ids[:, 1]
+        entries["number"], entries["name"] = prediction.number, prediction.name
+        entries["stream"] = self._stream(run.stream)
+        for name in ("time_ms", "record_ms", "offset", "partition", "index"):
+            entries[name] = getattr(origins, name)
+        given["number"], given["name"] = label.number, label.name
+        given["known"] = ~np.isnan(label.number) | (label.name != NO_NAME)
+        return entries, given
+
+    def _labels(self, batch: LabelBatch) -> Records:
+        value: Values = batch.value.renamed(self._places(batch.names))
+        entries = np.zeros(len(batch), dtype=ENTRY)
+        entries["id_a"], entries["id_b"] = batch.ids[:, 0], batch.ids[:, 1]
+        entries["number"], entries["name"], entries["stream"] = value.number, value.name, EARLY
+        # One that is early waits from now on, by the predictions' clock.
+        newest_ms = self.waiting.newest_ms
+        entries["record_ms"] = newest_ms if newest_ms != NEVER_MS else batch.time_ms
+        for name in ("time_ms", "offset", "partition", "index"):
+            entries[name] = getattr(batch, name)
+        return entries
+
+    def _places(self, names: Sequence[str]) -> list[int]:
+        return [self._class(name) for name in names]
+
+    def _class(self, name: str) -> int:
+        if name not in self.classes and len(self.classes) >= MAX_CLASSES:
+            return NO_NAME
+        return self.classes.setdefault(name, len(self.classes))
+
+    def _stream(self, key: StreamKey) -> int:
+        """Streams beyond the most share the last number: they wait, and are not told apart."""
+        if key not in self.streams and len(self.streams) >= MAX_STREAMS:
+            return MAX_STREAMS
+        return self.streams.setdefault(key, len(self.streams))
+
+    def _outcomes(self, pairs: Records) -> list[Alert]:
+        delays = pairs["delay_ms"][pairs["delay_ms"] != NEVER_MS]
+        self.delays += np.bincount(np.searchsorted(DELAY_BUCKETS_MS, delays), minlength=len(self.delays))
+        return []
+
+
+def class_of(number: float) -> str:
+    """The category that a number names, where a model predicts categories.
+
+    >>> class_of(1.0)
+    '1'
+    """
+    return canonical(number) or ""
