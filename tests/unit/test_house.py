@@ -12,8 +12,9 @@ import stream_monitor
 ROOT = Path(stream_monitor.__file__).parent
 PURE = (
     "alerts", "batch", "binning", "book", "codes", "dependence", "discover", "display", "encode", "events",
-    "features", "fit", "heavy", "inject", "lifecycle", "merge", "monitor", "outside", "reference", "season",
-    "signatures", "state", "stream", "streams", "summary", "topics", "trail", "wire",
+    "features", "fit", "heavy", "inject", "labels", "lifecycle", "merge", "model", "model_state",
+    "monitor", "outcomes", "outside", "reference", "season",
+    "signatures", "state", "stream", "streams", "summary", "topics", "trail", "waiting", "wire",
 )  # fmt: skip
 WORLDLY = {
     "asyncio", "kafka", "logging", "os", "pathlib", "random", "requests", "select", "socket", "structlog",
