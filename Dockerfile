@@ -18,7 +18,9 @@ COPY config/compose.yaml config/monitor.yaml config/minimal.yaml /etc/stream-mon
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     NUMBA_CACHE_DIR=/var/cache/stream-monitor \
-    STREAM_MONITOR_WORKER__HEARTBEAT_FILE=/tmp/stream-monitor.heartbeat
+    STREAM_MONITOR_WORKER__HEARTBEAT_FILE=/tmp/stream-monitor.heartbeat \
+    STREAM_MONITOR_HTTP__PORT=9464
+EXPOSE 9464
 RUN install -d -o monitor /var/cache/stream-monitor
 USER 10001
 WORKDIR /home/monitor

@@ -207,6 +207,13 @@ class WorkerSection(Section):
         return self.wire_version or NEWEST
 
 
+class HttpSection(Section):
+    """Metrics and health over HTTP: `/metrics` for Prometheus, `/healthz` and `/readyz` for Kubernetes."""
+
+    host: str = Field(default="0.0.0.0", min_length=1, description="The address to listen at.")
+    port: int | None = Field(default=None, ge=0, le=65_535, description="null: not served; 0: any that is free.")
+
+
 class PrivacySection(Section):
     """What may be passed on of raw values. References, and the rows a stream without one learns from, hold values
     all the same."""
@@ -256,6 +263,7 @@ class Settings(BaseSettings):
     )
     detection: DetectionSettings = DetectionSettings()
     worker: WorkerSection = WorkerSection()
+    http: HttpSection = HttpSection()
     privacy: PrivacySection = PrivacySection()
     alerts: AlertsSection = AlertsSection()
     references: ExistingFiles = Field(

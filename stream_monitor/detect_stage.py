@@ -32,7 +32,8 @@ from stream_monitor.errors import TransactionAborted, VersionUnknown, WireError
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.labels import LabelBatch, decode_label_batch, is_labels
 from stream_monitor.model import Model, Report
-from stream_monitor.ordering import Clock, OutcomeRun, Queue, Tick, check, decode_tick, is_tick
+from stream_monitor.observe import ObserveCommit, lag_of, timed, unobserved
+from stream_monitor.ordering import LONG_AGO, Clock, OutcomeRun, Queue, Tick, check, decode_tick, is_tick
 from stream_monitor.ownership import Ownership
 from stream_monitor.reference import Reference, StreamKey
 from stream_monitor.restoring import BUFFER_BYTES, Progress, Restoring
@@ -65,6 +66,23 @@ class DetectCounts:
     restored_bytes: int = 0
     cold_detectors: int = 0
     lost_states: int = 0
+    gaps: int = 0
+    lost_records: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DetectLevels:
+    """How the stage stands now. `lag`: codes partition held → records not yet read, of those whose end is known;
+    `learning`: streams without a reference; `open`: alerts by kind; `watermark_ms`: of the partition that is furthest
+    behind, None while nothing has been heard."""
+
+    lag: dict[TopicPartition, int]
+    streams: int
+    learning: int
+    columns: int
+    open: Counter[str]
+    restoring: int
+    watermark_ms: int | None
 
 
 @dataclass(slots=True)
@@ -135,8 +153,16 @@ class Held:
 class DetectStage:
     """Reads codes, runs the detectors, publishes alerts; the caller steps it."""
 
-    def __init__(self, settings: Settings, broker: Broker, feed: ReferenceFeed, probe: Probe | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        feed: ReferenceFeed,
+        probe: Probe | None = None,
+        observe_commit: ObserveCommit = unobserved,
+    ) -> None:
         self.counts = DetectCounts()
+        self._observe_commit = observe_commit
         self._settings = settings
         self._broker = broker
         self._feed = feed
@@ -189,6 +215,25 @@ class DetectStage:
     def _unread(self, partition: TopicPartition) -> bool:
         end = self._consumer.end_seen(partition)
         return end is None or self._consumer.position(partition) < end
+
+    def levels(self) -> DetectLevels:
+        watched = [tracked.stream for held in self._held.values() for tracked in held.streams.values()]
+        monitors = [stream.monitor for stream in watched if stream.monitor is not None]
+        marks = [held.clock.watermark_ms for held in self._held.values() if held.clock.watermark_ms != LONG_AGO]
+        return DetectLevels(
+            lag_of(self._consumer), len(watched), len(watched) - len(monitors),
+            sum(len(monitor.entry.reference.columns) for monitor in monitors),
+            Counter(kind for monitor in monitors for kind in monitor.open_kinds()), len(self._restoring),
+            min(marks, default=None),
+        )  # fmt: skip
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether the group counts on this member and nothing is being restored, and why not."""
+        if self._consumer.member() is None:
+            return False, "detect: not a member of its group yet"
+        if self._restoring:
+            return False, f"detect: {len(self._restoring)} partitions are being restored"
+        return True, "ready"
 
     def close(self, now_s: float) -> None:
         """Save everything, commit, leave."""
@@ -488,7 +533,8 @@ class DetectStage:
         offsets = {partition: self._offset(partition) for partition in held_now}
         batchful.messages += [self._clock_message(partition, offset) for partition, offset in offsets.items()]
         try:
-            self._producer.commit(batchful.messages, offsets, member)
+            with timed(self._observe_commit, STAGE):
+                self._producer.commit(batchful.messages, offsets, member)
         except TransactionAborted as error:
             self.counts.aborted += 1
             log.warning("transaction rolled back, restoring", stage=STAGE, why=str(error))

@@ -31,6 +31,7 @@ from stream_monitor.events import DATES_MS, Reject, Row, Shape, decode, segment_
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.labels import Label, LabelShape, decode_labels, encode_labels
 from stream_monitor.merge import Merged, Merger
+from stream_monitor.observe import ObserveCommit, lag_of, timed, unobserved
 from stream_monitor.ordering import Tick, encode_tick
 from stream_monitor.ownership import Ownership
 from stream_monitor.reference import StreamKey
@@ -64,6 +65,17 @@ class EncodeCounts:
     rejects: Counter[str] = field(default_factory=Counter)
     commits: int = 0
     aborted: int = 0
+    gaps: int = 0
+    lost_records: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeLevels:
+    """How the stage stands now. `lag`: input partition held → records not yet read, of those whose end is known."""
+
+    lag: dict[TopicPartition, int]
+    codes_lag: int
+    held_back: bool
 
 
 class Encoder:
@@ -199,6 +211,7 @@ class EncodeStage:
         feed: ReferenceFeed,
         clock_ms: Callable[[], int],
         probe: Probe | None = None,
+        observe_commit: ObserveCommit = unobserved,
     ) -> None:
         self.counts = EncodeCounts()
         self._clock_ms = clock_ms
@@ -226,6 +239,8 @@ class EncodeStage:
         self._busy_s = 0.0
         self._paused: set[TopicPartition] = set()
         self._throttled = False
+        self._lag = 0
+        self._observe_commit = observe_commit
         self._last_commit_s = 0.0
         self._last_lag_check_s = 0.0
 
@@ -266,6 +281,14 @@ class EncodeStage:
     def _inputs(self) -> set[TopicPartition]:
         """The partitions of the predictions that are held."""
         return {partition for partition in self._consumer.assignment() if not self._is_labels(partition)}
+
+    def levels(self) -> EncodeLevels:
+        return EncodeLevels(lag_of(self._consumer), self._lag, self._throttled)
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether the group counts on this member, and why not."""
+        stable = self._consumer.member() is not None
+        return stable, "ready" if stable else "encode: not a member of its group yet"
 
     def close(self, now_s: float) -> None:
         """Commit what was merged, then leave."""
@@ -358,7 +381,7 @@ class EncodeStage:
         if now_s - self._last_lag_check_s < LAG_CHECK_S:
             return
         self._last_lag_check_s = now_s
-        lag = self._codes_lag()
+        self._lag = lag = self._codes_lag()
         throttled = lag > self._settings.worker.max_codes_lag
         if throttled != self._throttled:
             log.warning("encoding held back" if throttled else "encoding goes on", codes_lag=lag)
@@ -392,7 +415,8 @@ class EncodeStage:
         messages += self._encoder.encode_labels(self._labels, self.counts)
         messages += self._ticks()
         try:
-            self._producer.commit(messages, offsets, member)
+            with timed(self._observe_commit, STAGE):
+                self._producer.commit(messages, offsets, member)
         except TransactionAborted as error:
             self.counts.aborted += 1
             log.warning("transaction rolled back, reading again", stage=STAGE, why=str(error))

@@ -138,6 +138,10 @@ class Monitor:
             start = stop
         return alerts
 
+    def open_kinds(self) -> list[AlertKind]:
+        """The kind of every open alert."""
+        return [KINDS[self._columns[column].role] for column in self.episodes]
+
     def end(self, reason: str) -> list[Alert]:
         """Resolve everything open, as of the last row fed."""
         alerts = [self._resolve(column, self.rows - 1, reason) for column in sorted(self.episodes)]

@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import structlog
 
+from stream_monitor import metrics
 from stream_monitor.book import FIRST_EPOCH
 from stream_monitor.broker.protocol import Broker
 from stream_monitor.config import Settings
@@ -21,6 +23,9 @@ from stream_monitor.detect_stage import DetectStage
 from stream_monitor.encode_stage import EncodeStage
 from stream_monitor.errors import BrokerUnavailable, TopicMismatch
 from stream_monitor.feed import ReferenceFeed
+from stream_monitor.http import Pulse, serve
+from stream_monitor.metrics import Metrics
+from stream_monitor.observe import unobserved
 from stream_monitor.publish import publish
 from stream_monitor.reference import load
 from stream_monitor.topics import mismatches, specs
@@ -34,6 +39,15 @@ POLL_S: Final = 0.1
 RETRY_FIRST_S: Final = 0.5
 RETRY_MOST_S: Final = 30.0
 REPORT_S: Final = 30.0
+TELL_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Where the worker shows how it goes; what looks at it lives in threads of its own."""
+
+    pulse: Pulse
+    metrics: Metrics
 
 
 class Worker:
@@ -50,20 +64,25 @@ class Worker:
         stages: frozenset[StageName] = STAGES,
         clock_s: Callable[[], float] = time.monotonic,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        outside: Outside | None = None,
     ) -> None:
         self._clock_s = clock_s
+        self._clock_ms = clock_ms
+        self._outside = outside
+        self._told_s = -TELL_S
         _require_topics(settings, broker)
         self._reported_s = clock_s()
         self.detect: DetectStage | None = None
         self.encode: EncodeStage | None = None
         self.feed = ReferenceFeed(broker, settings.topics.references, clock_s)
+        observe = outside.metrics.observe_commit if outside else unobserved
         try:
             self.feed.catch_up()
             seed_references(settings, broker, self.feed)
             if "detect" in stages:
-                self.detect = DetectStage(settings, broker, self.feed)
+                self.detect = DetectStage(settings, broker, self.feed, observe_commit=observe)
             if "encode" in stages:
-                self.encode = EncodeStage(settings, broker, self.feed, clock_ms)
+                self.encode = EncodeStage(settings, broker, self.feed, clock_ms, observe_commit=observe)
         except BaseException:
             self.abandon()  # a client left open keeps its connections and threads
             raise
@@ -78,6 +97,7 @@ class Worker:
             busy = self.detect.step(share_s, self._clock_s())
         if self.encode is not None:
             busy = self.encode.step(0.0 if busy else share_s, self._clock_s()) or busy
+        self._tell()
         self._report()
         return busy
 
@@ -111,6 +131,33 @@ class Worker:
             if part is not None:
                 part.abandon()
         self.feed.close()
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether every stage takes part in the work, and why not."""
+        for stage in (self.detect, self.encode):
+            if stage is not None:
+                ready, why = stage.readiness()
+                if not ready:
+                    return ready, why
+        return True, "ready"
+
+    def _tell(self) -> None:
+        """Show the outside how it goes, once a second."""
+        if self._outside is None:
+            return
+        now_s = self._clock_s()
+        self._outside.pulse.beat()
+        if now_s - self._told_s < TELL_S:
+            return
+        self._told_s = now_s
+        ready, why = self.readiness()
+        self._outside.pulse.tell(ready, why)
+        samples: list[metrics.Sample] = [(metrics.READY, (), ready)]
+        if self.encode is not None:
+            samples += metrics.of_encode(self.encode)
+        if self.detect is not None:
+            samples += metrics.of_detect(self.detect, self._clock_ms())
+        self._outside.metrics.tell(samples)
 
     def _report(self) -> None:
         now_s = self._clock_s()
@@ -164,28 +211,42 @@ def run(settings: Settings, *, stages: frozenset[StageName] = STAGES, stop: thre
     An error that says nothing about the outcome of a commit ends the process (see the exit codes in `errors`): the
     supervisor restarts it and it reads the truth back. An unreachable broker is retried for ever, with backoff.
     """
+    outside = Outside(Pulse(), Metrics(settings.instance))
+    server = serve(settings.http.host, settings.http.port, outside.pulse, outside.metrics.registry)
+    try:
+        _run_on(settings, stages, stop, outside)
+    finally:
+        if server is not None:
+            server.close()
+    log.info("stopped")
+
+
+def _run_on(settings: Settings, stages: frozenset[StageName], stop: threading.Event, outside: Outside) -> None:
+    """Run until told to stop, from connection to connection."""
     wait_s = RETRY_FIRST_S
     while not stop.is_set():
         started_s = time.monotonic()
+        outside.pulse.beat()
         try:
-            _run_once(settings, stages, stop)
+            _run_once(settings, stages, stop, outside)
         except BrokerUnavailable as error:
+            outside.pulse.tell(False, "no broker answers")
+            outside.metrics.tell([(metrics.READY, (), 0.0)])
             if time.monotonic() - started_s > RETRY_MOST_S:  # it had worked
                 wait_s = RETRY_FIRST_S
             log.warning("broker unreachable, trying again", wait_s=wait_s, why=str(error))
             stop.wait(wait_s)
             wait_s = min(2 * wait_s, RETRY_MOST_S)
-    log.info("stopped")
 
 
-def _run_once(settings: Settings, stages: frozenset[StageName], stop: threading.Event) -> None:
+def _run_once(settings: Settings, stages: frozenset[StageName], stop: threading.Event, outside: Outside) -> None:
     """Connect, work until told to stop, leave cleanly; an error leaves nothing open."""
     from stream_monitor.broker.kafka import KafkaBroker
 
     log.info("connecting", servers=",".join(settings.kafka.bootstrap_servers))
     broker = KafkaBroker(settings.kafka.to_settings())
     try:
-        worker = Worker(settings, broker, stages)
+        worker = Worker(settings, broker, stages, outside=outside)
         log.info("running", instance=settings.instance, group=settings.group, stages=sorted(stages))
         try:
             worker.run(stop)

@@ -258,8 +258,8 @@ def test_all_faults_are_listed_at_once(write: Write, monkeypatch: pytest.MonkeyP
         "(give the path of a file that can be read)",
         "environment: STREAM_MONITOR_LOG__FORMAT: 'xml' cannot be used (it should be 'console' or 'json'; "
         "the default is console)",
-        f"{path}:8: nonsense: unknown key (known here: alerts, detection, group, input, instance, kafka, labels, log, "
-        "models, privacy, references, topics, worker)",
+        f"{path}:8: nonsense: unknown key (known here: alerts, detection, group, http, input, instance, kafka, labels, "
+        "log, models, privacy, references, topics, worker)",
     ]
 
 

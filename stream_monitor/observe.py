@@ -1,0 +1,35 @@
+"""What both stages let be seen from outside: how long commits take, and how far reading lags."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from stream_monitor.broker.protocol import Consumer, TopicPartition
+
+ObserveCommit = Callable[[str, float], None]
+"""Called with the stage's name and the seconds that a transaction took, committed or not."""
+
+
+def unobserved(_stage: str, _seconds: float) -> None:
+    """Nobody looks."""
+
+
+@contextmanager
+def timed(observe: ObserveCommit, stage: str) -> Iterator[None]:
+    started_s = time.perf_counter()
+    try:
+        yield
+    finally:
+        observe(stage, time.perf_counter() - started_s)
+
+
+def lag_of(consumer: Consumer) -> dict[TopicPartition, int]:
+    """Partition held → records not yet read, of the partitions whose end a fetch has told."""
+    lags = {}
+    for partition in sorted(consumer.assignment()):
+        end = consumer.end_seen(partition)
+        if end is not None:
+            lags[partition] = max(0, end - consumer.position(partition))
+    return lags
