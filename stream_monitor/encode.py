@@ -16,11 +16,11 @@ from operator import attrgetter, is_
 from typing import Any, Final
 
 import msgspec
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from stream_monitor.codes import ABOVE, BELOW, FIRST_BIN, INVALID, MISSING, NEW, OTHER
+from stream_monitor.compiled import njit
 from stream_monitor.events import Row
 from stream_monitor.features import MAX_DEPTH, canonical, clean, columns_of, feature_of, getter
 from stream_monitor.reference import Column, Kind, Reference, Role
@@ -286,7 +286,7 @@ class _Search:
         return extras
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]  # numba has no types
+@njit
 def _search(
     values: Floats, missing: Mask, strata: Codes, edges: Floats, starts: Ints, low: Floats, at: Ints, first: int,
     codes: Codes, places: Ints, outside: Ints,

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from stream_monitor.codes import FIRST_BIN, MAX_BINS
+from stream_monitor.compiled import njit
 from stream_monitor.dependence import MAX_ROWS, column_time, mid_ranks
 from stream_monitor.encode import Binner
 from stream_monitor.events import Row
@@ -138,7 +138,7 @@ def _rank_table(reference: Reference) -> Floats:
     return mid_ranks(counts)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]  # numba has no types
+@njit
 def _count(codes: Codes, strata: Codes, counts: Counts) -> None:
     for i in range(codes.shape[0]):
         for j in range(codes.shape[1]):

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.detection.values import CHANGES, MARGINALS, Floats, rng_of
-from stream_monitor.detectors._njit import njit
+from stream_monitor.compiled import njit
 
 STEPS: Final = 2_000_000
 

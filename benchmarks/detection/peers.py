@@ -14,7 +14,7 @@ import numpy.typing as npt
 from river.drift import ADWIN
 
 from benchmarks.detection.values import Floats
-from stream_monitor.detectors._njit import njit
+from stream_monitor.compiled import njit
 
 PEERS: Final = ("ADWIN", "ADWIN z", "PH", "PH z", "PH 500 z", "always")
 _THRESHOLDS: Final = {"PH": 50.0, "PH z": 50.0, "PH 500 z": 500.0}

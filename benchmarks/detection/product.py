@@ -20,8 +20,8 @@ from stream_monitor.alerts import Alert, State
 from stream_monitor.batch import Origins
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook
 from stream_monitor.codes import ABOVE, BELOW, FIRST_BIN, MISSING, NEW, OTHER
+from stream_monitor.compiled import njit
 from stream_monitor.config import DetectionSettings
-from stream_monitor.detectors._njit import njit
 from stream_monitor.detectors.ensemble import DetectorSet
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, fit

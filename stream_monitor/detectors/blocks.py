@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stream_monitor.detectors._njit import njit
+from stream_monitor.compiled import njit
 from stream_monitor.detectors.signal import Codes, State, Strata
 from stream_monitor.detectors.states import restored, within
 from stream_monitor.detectors.tables import Tables

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_monitor.codes import INVALID
-from stream_monitor.detectors._njit import njit
+from stream_monitor.compiled import njit
 from stream_monitor.detectors.onset import SPEAKING, likeliest, rows_earlier
 from stream_monitor.detectors.signal import Codes, Signal, State, Strata
 from stream_monitor.detectors.states import restored, within

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.special import chdtrc
 
 from stream_monitor.codes import ABOVE, BELOW, INVALID
-from stream_monitor.detectors._njit import njit
+from stream_monitor.compiled import njit
 from stream_monitor.detectors.distances import Distances, distances, effect_groups, sums
 from stream_monitor.detectors.signal import Codes, Signal, State, Strata
 from stream_monitor.detectors.states import Array, restored, within

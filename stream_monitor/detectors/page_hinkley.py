@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from stream_monitor.detectors._njit import njit
+from stream_monitor.compiled import njit
 from stream_monitor.detectors.blocks import SERIES, Blocks, Means
 from stream_monitor.detectors.signal import Codes, Signal, State, Strata
 from stream_monitor.detectors.states import Array, restored
