@@ -7,7 +7,8 @@ that has no reference yet: its detector learns one from them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -103,6 +104,24 @@ class CodedBatch:
 
     def __len__(self) -> int:
         return len(self.origins)
+
+    def showing(self, extras: tuple[Extra, ...], unknown: tuple[Unknown, ...]) -> CodedBatch:
+        """The same rows with other raw values beside them."""
+        return replace(self, extras=extras, unknown=unknown)
+
+    @classmethod
+    def join(cls, parts: Sequence[CodedBatch]) -> CodedBatch:
+        """One batch of several of one stream and reference, rows in the order of the parts."""
+        starts = [0, *accumulate(len(part) for part in parts)]
+        pairs = list(zip(starts, parts, strict=False))
+        return replace(
+            parts[0],
+            codes=np.concatenate([part.codes for part in parts]),
+            origins=Origins.join([part.origins for part in parts]),
+            extras=tuple(Extra(start + e.row, e.column, e.value) for start, part in pairs for e in part.extras),
+            unknown=tuple(Unknown(start + u.row, u.name) for start, part in pairs for u in part.unknown),
+            outcomes=Outcomes.join([(part.outcomes, len(part)) for part in parts]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from stream_monitor.compiled import njit
 from stream_monitor.events import Row
 from stream_monitor.features import MAX_DEPTH, canonical, clean, columns_of, feature_of, getter
 from stream_monitor.reference import Column, Kind, Reference, Role
+from stream_monitor.rows import Rows
 
 Extra = tuple[int, int, float | str]
 """(row, column, raw value); numbers as float, texts cut to `MAX_EXTRA_TEXT`."""
@@ -95,7 +96,7 @@ class Binner:
         codes = np.zeros((len(rows), len(self.reference.columns)), dtype=np.uint8)
         if not rows:
             return Coded(codes, np.zeros(0, dtype=np.uint8), [], frozenset())
-        features = list(map(_features_of, rows))
+        features = rows.features if isinstance(rows, Rows) else list(map(_features_of, rows))
         numbers, texts, plain = self._gather(features)
         blocks = [numbers_of(numbers, len(rows))]
         categories = dict(zip(self._textual_at, texts, strict=True))
@@ -109,14 +110,16 @@ class Binner:
         for at, values in categories.items():
             codes[:, at], new = self._categories(at, values)
             extras += [(row, at, (canonical(values[row]) or "")[:MAX_EXTRA_TEXT]) for row in new]
-        return Coded(codes, strata, _capped(extras), self._unknown(features, plain))
+        return Coded(codes, strata, capped(extras), self._unknown(features, plain))
 
     def _strata_of(self, rows: Sequence[Row]) -> Codes:
         if not self.reference.slots:
             return np.zeros(len(rows), dtype=np.uint8)
+        if isinstance(rows, Rows):
+            return self.reference.strata_of(rows.origins.time_ms)
         return self.reference.strata_of(np.fromiter(map(_time_of, rows), np.int64, len(rows)))
 
-    def _gather(self, features: list[dict[str, Any]]) -> tuple[list[object], list[Sequence[object]], bool]:
+    def _gather(self, features: Sequence[dict[str, Any]]) -> tuple[list[object], list[Sequence[object]], bool]:
         """The numeric inputs row by row, the categorical ones by column, and whether every row had every key itself."""
         try:
             numeric = list(chain.from_iterable(map(self._numeric_of, features)))
@@ -147,14 +150,14 @@ class Binner:
             row = found.find(_MISS, row + 1)
         return np.frombuffer(found, dtype=np.uint8), new
 
-    def _unknown(self, features: list[dict[str, Any]], plain: bool) -> frozenset[str]:
+    def _unknown(self, features: Sequence[dict[str, Any]], plain: bool) -> frozenset[str]:
         if plain and max(map(len, features)) == self._watched:
             return frozenset()
         found: set[str] = set()
         self._collect_unknown(features, "", found, depth=0)
         return frozenset(sorted(found)[:MAX_UNKNOWN])
 
-    def _collect_unknown(self, objects: list[dict[str, Any]], prefix: str, found: set[str], depth: int) -> None:
+    def _collect_unknown(self, objects: Sequence[dict[str, Any]], prefix: str, found: set[str], depth: int) -> None:
         for key in set().union(*objects):
             name = prefix + key
             if name in self._known or clean(name) in self._known:
@@ -187,29 +190,35 @@ def _category_code(value: object, table: Mapping[object, int], default: int) -> 
     return INVALID if name is None else table.get(name, default)
 
 
-def _column_of(rows: Sequence[Row], column: Column) -> list[object]:
+def _column_of(rows: Sequence[Row], column: Column) -> Sequence[Any]:
     """The predictions, the outcomes or, for a column `prediction.<class>`, the scores of that class."""
     if column.role is Role.OUTCOME:
-        return list(map(_label_of, rows))
-    predictions = list(map(_prediction_of, rows))
+        return rows.labels if isinstance(rows, Rows) else list(map(_label_of, rows))
+    predictions = rows.predictions if isinstance(rows, Rows) else list(map(_prediction_of, rows))
     _, _, label = column.name.partition(".")
     if not label:
         return predictions
     return [p.get(label) if type(p) is dict else p if p is None else _WRONG for p in predictions]
 
 
-def _capped(extras: list[Extra]) -> list[Extra]:
-    """At most `MAX_EXTRAS`, every column with an equal share; ordered by row, then column."""
+def capped(extras: list[Extra]) -> list[Extra]:
+    """At most `MAX_EXTRAS_A_COLUMN` and `MAX_EXTRAS`, every column with an equal share; ordered by row, then column."""
+    extras = _first(sorted(extras, key=lambda extra: extra[:2]), MAX_EXTRAS_A_COLUMN)
     if len(extras) > MAX_EXTRAS:
         share = max(1, MAX_EXTRAS // len({column for _, column, _ in extras}))
-        seen: dict[int, int] = {}
-        kept = []
-        for extra in extras:
-            seen[extra[1]] = seen.get(extra[1], 0) + 1
-            if seen[extra[1]] <= share:
-                kept.append(extra)
-        extras = kept[:MAX_EXTRAS]
-    return sorted(extras, key=lambda extra: extra[:2])
+        extras = _first(extras, share)[:MAX_EXTRAS]
+    return extras
+
+
+def _first(extras: list[Extra], share: int) -> list[Extra]:
+    """The first `share` of every column."""
+    seen: dict[int, int] = {}
+    kept = []
+    for extra in extras:
+        seen[extra[1]] = seen.get(extra[1], 0) + 1
+        if seen[extra[1]] <= share:
+            kept.append(extra)
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +235,7 @@ _REFUSED: Final = (msgspec.MsgspecError, struct.error, ValueError, TypeError, Ov
 """What the fast conversions raise at a value that is no number; a text with half a surrogate pair is a ValueError."""
 
 
-def numbers_of(flat: list[Any], rows: int) -> Block:
+def numbers_of(flat: Sequence[Any], rows: int) -> Block:
     """Values of any type, row by row → `number` of each."""
     try:
         msgspec.convert(flat, list[float])  # admits float and int, refuses bool, text, None, integers out of range

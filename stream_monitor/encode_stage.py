@@ -20,14 +20,15 @@ import orjson
 import structlog
 
 from stream_monitor.alerts import rfc3339
-from stream_monitor.batch import CodedBatch, RawBatch, encode_coded, encode_raw
+from stream_monitor.batch import RawBatch, encode_coded, encode_raw
 from stream_monitor.book import Entry, ReferenceBook
 from stream_monitor.broker.outgoing import partition_of
 from stream_monitor.broker.protocol import Broker, Message, Polled, Probe, Record, TopicPartition
+from stream_monitor.coding import ENOUGH, Coder
 from stream_monitor.config import Settings
 from stream_monitor.encode import Binner
 from stream_monitor.errors import TransactionAborted
-from stream_monitor.events import DATES_MS, Reject, Row, Shape, decode, segment_by
+from stream_monitor.events import DATES_MS, Reject, Row, Shape, segment_by
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.labels import Label, LabelShape, decode_labels, encode_labels
 from stream_monitor.merge import Merged, Merger
@@ -35,7 +36,7 @@ from stream_monitor.observe import ObserveCommit, lag_of, timed, unobserved
 from stream_monitor.ordering import Tick, encode_tick
 from stream_monitor.ownership import Ownership
 from stream_monitor.reference import StreamKey
-from stream_monitor.stream import code
+from stream_monitor.rows import Decoded, Rows, by_stream, decode_runs
 
 log = structlog.get_logger()
 
@@ -90,24 +91,64 @@ class Encoder:
 
     def encode(self, entries: Sequence[Merged], counts: EncodeCounts) -> list[Message]:
         """All messages for the records: codes in the order of the rows within each stream, and rejects."""
-        streams: dict[StreamKey, list[Row]] = {}
-        messages: list[Message] = []
-        shape = self._shape
-        for merged_ms, record in entries:
-            for row in decode(record.value, record.timestamp_ms, record.partition, record.offset, shape, merged_ms):
-                if isinstance(row, Row):
-                    routed = route(row, self._settings)
-                    if isinstance(routed, StreamKey):
-                        streams.setdefault(routed, []).append(row)
-                        continue
-                    row = routed
-                counts.rejects[row.reason] += 1
-                messages.append(self._reject(record, row))
-        for stream, rows in streams.items():
+        rejects: list[tuple[int, Reject]] = []
+        coders: dict[StreamKey, Coder | list[Rows]] = {}
+        for rows in self._rows(entries, rejects):
             counts.rows += len(rows)
-            messages += self._messages(stream, rows)
+            self._take(coders, rows)
+        messages = []
+        for number, reject in sorted(rejects, key=itemgetter(0)):
+            counts.rejects[reject.reason] += 1
+            messages.append(self._reject(entries[number][1], reject))
+        for stream, coder in coders.items():
+            messages += self._messages(stream, coder)
         counts.records += len(entries)
         return messages
+
+    def _rows(self, entries: Sequence[Merged], rejects: list[tuple[int, Reject]]) -> Iterator[Rows]:
+        """The rows of every stream: of run after run, or of all at once where a run holds but a few of each stream."""
+        whole, many = Decoded(), None
+        for decoded in decode_runs(entries, self._shape):
+            rejects += decoded.rejects + self._segment(decoded, entries)
+            if many is None:
+                many = decoded.streams * ENOUGH > len(decoded.models)
+            if many:
+                whole.extend(decoded)
+            else:
+                yield from by_stream(decoded, entries)
+        yield from by_stream(whole, entries)
+
+    def _take(self, coders: dict[StreamKey, Coder | list[Rows]], rows: Rows) -> None:
+        """Code rows, or keep them raw where the stream has no reference."""
+        coder = coders.get(rows.stream)
+        if coder is None:
+            entry = self._book.find(rows.stream)
+            coder = coders[rows.stream] = [] if entry is None else self._coder(rows.stream, entry)
+        if isinstance(coder, Coder):
+            coder.add(rows)
+        else:
+            coder.append(rows)
+
+    def _segment(self, decoded: Decoded, entries: Sequence[Merged]) -> list[tuple[int, Reject]]:
+        """Put in the segments of models whose features make them; rejects where they make no name."""
+        by = {model: names for model in set(decoded.models) if (names := self._settings.for_model(model).segment_by)}
+        if not by:
+            return []
+        rejects: list[tuple[int, Reject]] = []
+        kept = [True] * len(decoded.models)
+        for at, model in enumerate(decoded.models):
+            segment = segment_by(decoded.features[at], by[model]) if model in by else decoded.segments[at]
+            if segment is None:
+                kept[at], number = False, decoded.records[at]
+                _, record = entries[number]
+                detail = f"the features {', '.join(by[model])} do not make a segment's name"
+                where = record.partition, record.offset, decoded.indexes[at]
+                rejects.append((number, Reject("bad_segment", detail, *where)))
+            else:
+                decoded.segments[at] = segment
+        if rejects:
+            decoded.keep(kept)
+        return rejects
 
     def encode_labels(self, records: Sequence[Record], counts: EncodeCounts) -> list[Message]:
         """All messages for records of the labels topic: labels by model, in the order read, and rejects."""
@@ -133,22 +174,21 @@ class Encoder:
                 messages.append(Message(topics.codes, key, data, partition_of(key, topics.partitions)))
         return messages
 
-    def _messages(self, stream: StreamKey, rows: list[Row]) -> Iterator[Message]:
+    def _messages(self, stream: StreamKey, coder: Coder | list[Rows]) -> Iterator[Message]:
         topics, version = self._settings.topics, self._settings.worker.writes_version
         key = stream.model.encode()
         partition = partition_of(key, topics.partitions)
-        entry = self._book.find(stream)
         frames = (
-            encode_raw(RawBatch(stream, tuple(rows)), version)
-            if entry is None
-            else encode_coded(self._coded(stream, rows, entry), version)
+            encode_coded(coder.batch(), version)
+            if isinstance(coder, Coder)
+            else encode_raw(RawBatch(stream, tuple(Rows.join(coder))), version)
         )
         for data in frames:
             yield Message(topics.codes, key, data, partition)
 
-    def _coded(self, stream: StreamKey, rows: list[Row], entry: Entry) -> CodedBatch:
+    def _coder(self, stream: StreamKey, entry: Entry) -> Coder:
         with_ids = self._settings.joins_labels(stream.model)
-        return code(rows, stream, entry, self._binner(entry), self._settings.privacy.raw, with_ids=with_ids)
+        return Coder(stream, entry, self._binner(entry), self._settings.privacy.raw, with_ids=with_ids)
 
     def _binner(self, entry: Entry) -> Binner:
         binner = self._binners.get(entry.digest)

@@ -242,12 +242,12 @@ def row_of(
         refusal = ("too_many_features", f"{len(features)} features, the limit is {shape.limits.max_features}")
     elif time_ms is None:
         refusal = ("bad_time", "time is neither RFC 3339 nor epoch milliseconds within the years 1 to 9999")
-    elif _nested(features) and not _within_depth(features, shape.limits.max_depth):
+    elif is_nested(features) and not within_depth(features, shape.limits.max_depth):
         refusal = ("too_deep", f"nested deeper than {shape.limits.max_depth}")
     if refusal:
         return Reject(*refusal, partition, offset, index)
-    version_name = _name(version)
-    segment = segment_by(features, shape.segment_by) if shape.segment_by else _name(get(shape.segment))
+    version_name = name_of(version)
+    segment = segment_by(features, shape.segment_by) if shape.segment_by else name_of(get(shape.segment))
     if version_name is None or segment is None:
         reason, what = ("bad_version", "version") if version_name is None else ("bad_segment", "segment")
         detail = f"the {what} is not a text or number of at most {MAX_NAME_LENGTH} characters"
@@ -255,7 +255,7 @@ def row_of(
     assert time_ms is not None  # else refused above; for the type checker
     return Row(
         model, version_name, segment, time_ms, features, get(shape.prediction), get(shape.label),
-        _text(get(shape.id)) or None, partition, offset, index, merged_ms,
+        text_of(get(shape.id)) or None, partition, offset, index, merged_ms,
     )  # fmt: skip
 
 
@@ -300,18 +300,18 @@ def parse_time(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     # A comparison with NaN is false, and integers of any size compare.
-    return int(value) if -62_135_596_800_000 <= value <= 253_402_300_799_999 else None
+    return int(value) if DATES_MS[0] <= value <= DATES_MS[-1] else None
 
 
-def _name(value: object) -> str | None:
+def name_of(value: object) -> str | None:
     """A text that may name a version or a segment; None if it cannot."""
     if value is None:
         return ""
-    text = _text(value)
+    text = text_of(value)
     return text if text is not None and len(text) <= MAX_NAME_LENGTH else None
 
 
-def _text(value: object) -> str | None:
+def text_of(value: object) -> str | None:
     """A name given as text or number; "" for none, None for anything else."""
     if type(value) is str:
         return value
@@ -324,17 +324,18 @@ def _text(value: object) -> str | None:
 
 def segment_by(features: dict[str, Any], names: tuple[str, ...]) -> str | None:
     """A segment's name as `region=EU,plan=pro`; an absent value reads as empty; None if the values make no name."""
-    values = [_text(lookup(features, name)) for name in names]
+    values = [text_of(lookup(features, name)) for name in names]
     if None in values:
         return None
-    return _name(",".join(f"{name}={value}" for name, value in zip(names, values, strict=True)))
+    return name_of(",".join(f"{name}={value}" for name, value in zip(names, values, strict=True)))
 
 
-def _nested(features: dict[str, Any]) -> bool:
+def is_nested(features: dict[str, Any]) -> bool:
+    """Whether a feature is an object or an array."""
     return not _NESTING.isdisjoint(map(type, features.values()))
 
 
-def _within_depth(value: object, depth: int) -> bool:
+def within_depth(value: object, depth: int) -> bool:
     """Whether nothing in `value` is nested deeper than `depth`; walks without recursion."""
     level = [value]
     for _ in range(depth):

@@ -74,14 +74,20 @@ class Outcomes:
     @classmethod
     def of(cls, rows: Sequence[Row], *, with_ids: bool) -> Outcomes | None:
         """Of rows; None where there is nothing to compare and nothing to join: no label, and no ids asked for."""
-        labels = [row.label for row in rows]
+        columns = [row.prediction for row in rows], [row.label for row in rows], [row.id for row in rows]
+        return cls.of_columns(*columns, with_ids=with_ids)
+
+    @classmethod
+    def of_columns(
+        cls, predictions: Sequence[Any], labels: Sequence[Any], ids: Sequence[str | None], *, with_ids: bool
+    ) -> Outcomes | None:
+        """The same of rows that are held by column."""
         if not with_ids and labels.count(None) == len(labels):
             return None
         names: dict[str, int] = {}
-        prediction = values_of([row.prediction for row in rows], names)
-        label = values_of(labels, names)
-        ids = ids_of(row.id for row in rows) if with_ids else np.zeros((0, 2), dtype=np.uint64)
-        return cls(prediction, label, ids, tuple(names))
+        prediction, label = values_of(predictions, names), values_of(labels, names)
+        digests = ids_of(ids) if with_ids else np.zeros((0, 2), dtype=np.uint64)
+        return cls(prediction, label, digests, tuple(names))
 
     @classmethod
     def join(cls, parts: Sequence[tuple[Outcomes | None, int]]) -> Outcomes | None:

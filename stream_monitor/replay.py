@@ -14,13 +14,14 @@ from pathlib import Path
 from stream_monitor.alerts import Alert, State
 from stream_monitor.batch import Batch, RawBatch
 from stream_monitor.book import FIRST_EPOCH, LEARNED_EPOCH, ReferenceBook, key_of
+from stream_monitor.coding import code
 from stream_monitor.config import Settings
 from stream_monitor.encode import Binner
 from stream_monitor.encode_stage import route
 from stream_monitor.events import Reject, Row, Shape
 from stream_monitor.inject import Injection, Injector, check
 from stream_monitor.reference import Reference, StreamKey
-from stream_monitor.stream import Stream, code
+from stream_monitor.stream import Stream
 from stream_monitor.streams import StreamFactory
 from stream_monitor.tables import BadLine, TableColumns, read
 

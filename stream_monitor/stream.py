@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from stream_monitor.alerts import Alert
-from stream_monitor.batch import Batch, CodedBatch, Extra, Origins, RawBatch, Unknown
+from stream_monitor.batch import Batch, CodedBatch, RawBatch
 from stream_monitor.book import LEARNED_EPOCH, Entry, ReferenceBook
+from stream_monitor.coding import Privacy, code
 from stream_monitor.encode import Binner
 from stream_monitor.errors import DataError, ReferenceInvalid
-from stream_monitor.events import Row, lookup
+from stream_monitor.events import Row
 from stream_monitor.monitor import Monitor
-from stream_monitor.outcomes import Outcomes
 from stream_monitor.reference import Reference, StreamKey
 
-Privacy = Literal["full", "hash", "none"]
 NewMonitor = Callable[[StreamKey, Entry], Monitor]
 Fit = Callable[[list[Row], StreamKey], Reference]
 
@@ -110,36 +107,3 @@ class Stream:
         self.warmup, self._binner = [], None
         self.monitor = self.new_monitor(self.key, entry)
         outcome.switched = True
-
-
-def code(
-    rows: list[Row], stream: StreamKey, entry: Entry, binner: Binner, privacy: Privacy = "full", *,
-    with_ids: bool = False,
-) -> CodedBatch:  # fmt: skip
-    """Rows of one stream → a coded batch under the entry's reference; `privacy` governs the raw values it carries.
-
-    `with_ids`: labels of this model may come later, so every row carries its prediction and the digest of its id.
-    """
-    coded = binner.encode(rows)
-    extras = tuple(
-        Extra(row, column, shown)
-        for row, column, value in coded.extras
-        if (shown := veiled(value, privacy)) is not None
-    )
-    unknown = tuple(Unknown(first_row_with(rows, name), name) for name in sorted(coded.unknown))
-    outcomes = Outcomes.of(rows, with_ids=with_ids)
-    return CodedBatch(stream, entry.digest, entry.generation, coded.codes, Origins.of(rows), extras, unknown, outcomes)
-
-
-def veiled(value: float | str, privacy: Privacy) -> float | str | None:
-    """What may be passed on of a raw value: all of it, of a text the start of its SHA-256, or nothing."""
-    if privacy == "full":
-        return value
-    if privacy == "none" or not isinstance(value, str):
-        return None
-    return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:12]}"
-
-
-def first_row_with(rows: list[Row], name: str) -> int:
-    """The first row that has the feature (dotted names reach into objects)."""
-    return next((i for i, row in enumerate(rows) if name in row.features or lookup(row.features, name) is not None), 0)

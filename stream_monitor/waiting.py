@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream_monitor.detectors._njit import njit
+from stream_monitor.compiled import njit
 from stream_monitor.errors import WireError
 
 EARLY: Final = -1

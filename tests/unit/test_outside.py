@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_monitor.book import ReferenceBook
+from stream_monitor.coding import code
 from stream_monitor.encode import Binner
 from stream_monitor.errors import WireError
 from stream_monitor.events import Row
@@ -19,7 +20,6 @@ from stream_monitor.heavy import FADES_AT, MOST_NAMES, HeavyNames
 from stream_monitor.monitor import Monitor, MonitorState
 from stream_monitor.outside import KEPT, Outside
 from stream_monitor.reference import StreamKey
-from stream_monitor.stream import code
 from stream_monitor.streams import StreamFactory
 from tests.unit.world import MODEL, reference, rows
 from tests.unit.world import settings as world_settings

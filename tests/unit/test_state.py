@@ -18,6 +18,7 @@ from stream_monitor import state as states
 from stream_monitor import wire
 from stream_monitor.batch import RawBatch
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
+from stream_monitor.coding import code
 from stream_monitor.encode import Binner
 from stream_monitor.errors import VersionUnknown, WireError
 from stream_monitor.events import Row
@@ -25,7 +26,7 @@ from stream_monitor.fit import FitOptions, fit
 from stream_monitor.ordering import LONG_AGO, Clock, decode_tick
 from stream_monitor.reference import Reference, Season, StreamKey
 from stream_monitor.state import Array, Saved, Snapshot
-from stream_monitor.stream import Stream, code
+from stream_monitor.stream import Stream
 from stream_monitor.streams import StreamFactory
 from tests.unit import world
 
