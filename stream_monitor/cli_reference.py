@@ -55,6 +55,10 @@ def build(
         Literal["auto", "none", "hour_of_day", "hour_of_week"],
         typer.Option(help="Compare an event with the training data of its hour; auto: where the data has a rhythm."),
     ] = "auto",
+    unordered: Annotated[
+        bool,
+        typer.Option("--unordered", help="The rows are shuffled: their order says nothing about that of the events."),
+    ] = False,
     time: Time = None,
     id: Id = None,
     prediction: Prediction = None,
@@ -70,6 +74,10 @@ def build(
     the order of time, with its predictions; 5,000 rows will do, 50,000 are better. Of tables, name the columns that are
     no features. JSON lines without any column named are read as events, as the monitor reads them from Kafka.
 
+    How much one event depends on the last is measured on the rows in the order of their times (--time), or else of the
+    file. Say --unordered where neither is known: it is then measured on the first 5,000 live events instead, before any
+    alert. (Shuffled rows that pass for ordered make slow features cry wolf.)
+
     Features that look like identifiers or counters are not watched, and said; the configuration (`models:`) can list,
     exclude and type them.
     """
@@ -78,8 +86,10 @@ def build(
     settings = prepare(config, needs_kafka=False)
     rules = settings.for_model(model or settings.input.shape.fixed_model or "")
     features = rules.features
-    options = FitOptions(season=season if season == "auto" else Season(season), include=features.include,
-                         exclude=features.exclude, kinds=features.kinds())  # fmt: skip
+    options = FitOptions(
+        season=season if season == "auto" else Season(season), include=features.include, exclude=features.exclude,
+        kinds=features.kinds(), ordered=False if unordered else None,
+    )  # fmt: skip
     given = TableOptions(model, version, time, id, prediction, label, segment, ignore)
     by = listed(segment_by) or rules.segment_by
     with reading(files, given, settings, by) as reader:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from scipy import special
@@ -350,7 +351,9 @@ class _Trials:
 
     def __init__(self, stream: _Watched, params: object, budget_events: float, seed: int) -> None:
         self._columns = stream.reference.columns
-        self._detectors = DetectorSet(stream.reference, {"evidence": params}, budget_events)
+        source = msgspec.structs.replace(stream.reference.source, ordered=True)  # a window is too short to be paced by
+        reference = msgspec.structs.replace(stream.reference, source=source)
+        self._detectors = DetectorSet(reference, {"evidence": params}, budget_events)
         self._fresh = self._detectors.states()
         self._lead = stream.lead
         self._within = stream.length - self._lead

@@ -198,28 +198,27 @@ class ReferenceBuilder:
 
     def _order(self, tally: Tally) -> tuple[bool, bool]:
         """Whether to sort by time, and whether the order of the events is known then."""
-        denied = self._options.ordered is False
         if self._options.ordered:
             return False, True
+        if self._options.ordered is False:
+            self._notes.append(
+                "the rows are unordered: how much events depend on one another is measured on the live stream"
+            )
+            return False, False
         if not tally.timed:
-            if denied:
-                self._notes.append(
-                    "the rows are unordered: dependence between events was not measured, none is assumed"
-                )
-            else:
-                self._notes.append("no time stamps: the order of the rows is taken for that of the events")
-            return False, not denied
+            self._notes.append("no time stamps: the order of the rows is taken for that of the events")
+            return False, True
         if not tally.descents:
             return False, True
         if tally.complete:
             self._notes.append("the rows were not in the order of their time stamps and have been sorted")
             return True, True
-        if not denied and tally.descents <= _FEW_DESCENTS * tally.rows:
+        if tally.descents <= _FEW_DESCENTS * tally.rows:
             self._notes.append(f"{tally.descents} rows are earlier than the row before; their order is kept")
             return False, True
         self._notes.append(
-            "the rows are not in the order of their time stamps, and too many to be sorted: dependence between events "
-            "was not measured, none is assumed; sort the file by time"
+            "the rows are not in the order of their time stamps, and too many to be sorted: how much events depend on "
+            "one another is measured on the live stream; better sort the file by time"
         )
         return False, False
 

@@ -16,8 +16,9 @@ class FitOptions:
 
     `include`, `exclude`: features by name or glob; one that is included by its full name, or given a kind, is watched
     even if it looks like an identifier or never occurs; None includes all. `kinds` overrides what the values say.
-    `ordered`: whether the order of the rows is that of the events: True trusts it, False denies it, None looks at the
-    time stamps. `most_values`: numbers kept in memory, over all columns and streams; beyond, edges come from a sample.
+    `ordered`: whether the order of the rows is that of the events: True trusts it, False denies it and that of their
+    time stamps, None looks at the time stamps. `most_values`: numbers kept in memory, over all columns and streams;
+    beyond, edges come from a sample.
     `stratum_rows`: rows that a stratum of a season should hold.
     """
 

@@ -42,14 +42,21 @@ def rows_of(values: Floats, *, categorical: bool = False, seasonal: bool = False
     """Events of `values` `[rows, columns]`: NaN is a null, a category number n the text `cn`."""
     names = [f"x{i}" for i in range(values.shape[1])]
     return [
-        Row(*STREAM, i * ROW_MS if seasonal else 0, dict(zip(names, _features(row, categorical), strict=True)),
-            None, None, None, 0, i, 0)
-        for i, row in enumerate(values.tolist())
-    ]  # fmt: skip
+        Row(*STREAM, i * ROW_MS if seasonal else 0, dict(zip(names, row, strict=True)), None, None, None, 0, i, 0)
+        for i, row in enumerate(_features(values, categorical))
+    ]
 
 
-def _features(row: list[float], categorical: bool) -> list[Any]:
-    return [None if x != x else f"c{int(x)}" if categorical else x for x in row]
+def _features(values: Floats, categorical: bool) -> list[list[Any]]:
+    null = np.isnan(values)
+    if categorical:
+        known = np.where(null, 0, values).astype(np.int64)
+        found = np.array([f"c{number}" for number in range(int(known.max(initial=0)) + 1)], dtype=object)[known]
+    else:
+        found = values.astype(object)
+    found[null] = None
+    rows: list[list[Any]] = found.tolist()
+    return rows
 
 
 def reference_of(values: Floats, *, categorical: bool = False, seasonal: bool = False) -> Reference:

@@ -66,15 +66,16 @@ def full(scale: float) -> Plan:
     def parts(number: int, least: int = 1) -> int:
         return max(least, round(number * scale))
 
+    longest = round(1_000_000 * min(1.0, 4 * scale))
     return Plan(
         "full",
         a1=false_alarms.Size(
-            parts(4), columns=50, rows=((_HIGH, 200_000), (_USUAL, 500_000), (_LOW, 1_000_000)),
+            parts(4), columns=50, rows=((_HIGH, min(longest, 100_000)), (_USUAL, longest // 2), (_LOW, longest)),
             peer_columns=2, peer_rows=50_000,
         ),
-        a2=false_alarms.Size(parts(8), columns=20, rows=((_USUAL, 500_000),), peer_columns=1, peer_rows=100_000),
+        a2=false_alarms.Size(parts(10), columns=20, rows=((_USUAL, 500_000),), peer_columns=1, peer_rows=100_000),
         a3=false_alarms.Size(
-            parts(6), columns=100, rows=((_HIGH, 20_000), (_USUAL, 20_000)), peer_columns=0, peer_rows=0
+            parts(10), columns=100, rows=((_HIGH, 20_000), (_USUAL, 20_000)), peer_columns=0, peer_rows=0
         ),
         delays=delays.Size(runs=20, peer_runs=10), delay_parts=max(4, min(10, parts(20))),
         episode_columns=50, episode_parts=parts(4), shuffles=parts(20, least=2), concept_peers=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Final
 
@@ -15,6 +16,7 @@ from stream_monitor.detectors import BUILDERS, SHARES
 from stream_monitor.detectors.distances import Distances, distances
 from stream_monitor.detectors.evidence import Evidence
 from stream_monitor.detectors.histogram import Histogram
+from stream_monitor.detectors.pacing import Pacing
 from stream_monitor.detectors.signal import Codes, Detector, Signal, State, Strata
 from stream_monitor.detectors.tables import rank_order, tables_of
 from stream_monitor.errors import WireError
@@ -23,6 +25,8 @@ from stream_monitor.reference import Reference
 RIVER: Final = version("river")  # read from disk: once, not at every save
 STATE_SCHEMA: Final = 2
 """Part of every detector's tag: raise it when a detector's arrays change their meaning."""
+PANE_ROWS: Final = 100
+_PACING_TAG: Final = "pacing/1"
 
 
 class DetectorSet:
@@ -33,15 +37,20 @@ class DetectorSet:
     """
 
     def __init__(self, reference: Reference, params: Mapping[str, object], budget_rows: float) -> None:
+        self._params = params
+        self._budget_rows = budget_rows
+        self._pacing = None if reference.source.ordered else Pacing(reference)
+        self._build(reference)
+
+    def _build(self, reference: Reference) -> None:
+        """All detectors, fresh."""
         self._reference = reference
         self._tables = tables_of(reference)
-        self._params = params
         self._detectors: dict[str, Detector] = {
-            name: BUILDERS[name](reference, params[name], SHARES[name] / budget_rows)
+            name: BUILDERS[name](reference, self._params[name], SHARES[name] / self._budget_rows)
             for name in BUILDERS
-            if name in params
+            if name in self._params
         }
-        self._budget_rows = budget_rows
         evidence = self._detectors["evidence"]
         assert isinstance(evidence, Evidence)
         self._evidence = evidence
@@ -50,7 +59,31 @@ class DetectorSet:
 
     def update(self, codes: Codes, strata: Strata, first_row: int) -> list[Signal]:
         """Feed rows `first_row …`, not across a multiple of 100; the detectors' signals, detector by detector."""
+        if self._pacing is None or self._pacing.done:
+            return self._feed(codes, strata, first_row)
+        taken = self._pacing.take(codes, strata, first_row)
+        if not self._pacing.done:
+            return []
+        signals = self._start(self._pacing, first_row + taken - 1)
+        return signals + (self._feed(codes[taken:], strata[taken:], first_row + taken) if taken < len(codes) else [])
+
+    def _feed(self, codes: Codes, strata: Strata, first_row: int) -> list[Signal]:
         return [s for detector in self._detectors.values() for s in detector.update(codes, strata, first_row)]
+
+    def _start(self, pacing: Pacing, row: int) -> list[Signal]:
+        """The measurement ended with `row`: the detectors with what was measured, fed with the rows held back; each
+        column's first signal of each, as of `row`."""
+        self._build(pacing.reference())
+        found: dict[tuple[str, int], Signal] = {}
+        start = 0
+        while start < len(pacing.codes):
+            first = pacing.first_row + start
+            stop = min(start + PANE_ROWS - first % PANE_ROWS, len(pacing.codes))
+            for signal in self._feed(pacing.codes[start:stop], pacing.strata[start:stop], first):
+                found.setdefault((signal.detector, signal.column), replace(signal, row=row))
+            start = stop
+        pacing.forget_rows()
+        return list(found.values())
 
     def engage(self, column: int) -> None:
         for detector in self._detectors.values():
@@ -96,10 +129,22 @@ class DetectorSet:
 
     def states(self) -> dict[str, tuple[str, State]]:
         """By name: the tag that says what the state is of, and the state."""
-        return {name: (self._tag(name), detector.state()) for name, detector in self._detectors.items()}
+        states = {name: (self._tag(name), detector.state()) for name, detector in self._detectors.items()}
+        return states if self._pacing is None else states | {"pacing": (_PACING_TAG, self._pacing.state())}
 
     def restore(self, given: Mapping[str, tuple[str, State]]) -> dict[str, str]:
         """Take over states; those that cannot be are left fresh, named with the reason."""
+        if self._pacing is not None:
+            tag, state = given.get("pacing", ("nothing", {}))
+            try:
+                if tag != _PACING_TAG:
+                    raise WireError(f"how dependent the events are was saved as {tag}, now {_PACING_TAG}")
+                self._pacing.restore(state)
+            except WireError as error:
+                return dict.fromkeys(self._detectors, f"{error}: it is measured again")
+            if not self._pacing.done:
+                return {}
+            self._build(self._pacing.reference())
         cold = {}
         for name, detector in self._detectors.items():
             if name not in given:

@@ -250,6 +250,14 @@ def test_building_a_reference(run: Run, table: Path, tmp_path: Path) -> None:
     assert not list(out.parent.glob("*.partial"))
 
 
+def test_shuffled_rows_are_declared(run: Run, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    result = run("reference", "build", table, *COLUMNS, "--unordered", "--out", out)
+    assert result.code == 0, result.err
+    assert "the rows are unordered: how much events depend on one another is measured on the live stream" in result.out
+    assert not load(out.read_bytes()).source.ordered
+
+
 def test_a_reference_for_each_segment(run: Run, table: Path, tmp_path: Path) -> None:
     out = tmp_path / "references"
     result = run("reference", "build", table, *COLUMNS, "--segment-by", "region", "--out", f"{out}/")
