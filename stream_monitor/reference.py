@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
@@ -121,7 +122,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: list[str] = []
 
 
-class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """What one stream looked like in training.
 
     `slots`: `[24 or 168]` the stratum of every hour of the season (thin hours are pooled into a common one); empty
@@ -152,6 +153,10 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def digest(self) -> str:
         """The first 32 hex digits of the SHA-256 of the document."""
+        return self._digest
+
+    @cached_property  # asked for five times a stream and restore
+    def _digest(self) -> str:
         return hashlib.sha256(self.to_json()).hexdigest()[:32]
 
     def strata_of(self, time_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

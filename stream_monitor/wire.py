@@ -31,7 +31,7 @@ HEADER_BYTES: Final = 9
 NEWEST: int = 2
 """What this release writes unless told otherwise. Raise it once a release, with the first change of a body.
 
-2: checksums cover the header; batches may carry outcomes; labels and the states of models.
+2: checksums cover the header; batches may carry outcomes; labels and the states of models; snapshots are compressed.
 """
 OLDEST: int = NEWEST - 1
 """What this release still reads, and can be told to write."""

@@ -16,7 +16,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from itertools import pairwise
+from math import isfinite
 from typing import Any, Final
 
 import numpy as np
@@ -210,11 +212,10 @@ class Adwin:
             self._restore_window(number, data)
 
     def _restore_window(self, number: int, data: bytes) -> None:
-        window = self._windows[number]
         fed = self._fed[number].copy()
         self._restart(number)
         window = self._windows[number]
-        if not plausible(data, window.__getstate__()) or self._fed[number, 1] > MAX_WIDTH:
+        if not plausible(data, window.__getstate__()) or fed[1] > MAX_WIDTH:
             self.cold_starts += 1
             return
         try:
@@ -245,18 +246,22 @@ def plausible(data: object, fresh: bytes) -> bool:
     tail = len(fresh) - _HEAD.size - _bucket_size(slots)
     if head[:5] != own[:5] or not 1 <= rows <= 40 or len(data) != _HEAD.size + rows * _bucket_size(slots) + tail:
         return False
-    if data[len(data) - tail :] != fresh[len(fresh) - tail :] or not np.isfinite(head[5:9]).all() or head[11] < 0:
+    if data[len(data) - tail :] != fresh[len(fresh) - tail :] or head[11] < 0 or not isfinite(sum(head[5:9])):
         return False
-    at, width, buckets = _HEAD.size, 0, 0
-    for row in range(rows):
-        size, used, totals = struct.unpack_from("<QQQ", data, at)
-        (variances,) = struct.unpack_from("<Q", data, at + 24 + 8 * slots)
-        numbers = np.frombuffer(data, "<f8", slots, at + 24), np.frombuffer(data, "<f8", slots, at + 32 + 8 * slots)
-        if size != own[2] or used > own[2] or totals != slots or variances != slots or not np.isfinite(numbers).all():
+    width, used = 0, 0
+    for number, part in enumerate(_row_of(slots).iter_unpack(memoryview(data)[_HEAD.size : len(data) - tail])):
+        size, used, totals, variances = part[0], part[1], part[2], part[3 + slots]
+        # A sum is finite only if all of its terms are.
+        if size != own[2] or used > own[2] or totals != slots or variances != slots or not isfinite(sum(part)):
             return False
-        width, buckets = width + used * 2**row, buckets + used
-        at += _bucket_size(slots)
+        width += used * 2**number
     return bool(width == head[7] and (used > 0 or rows == 1))
+
+
+@cache
+def _row_of(slots: int) -> struct.Struct:
+    """Capacity, used, and two vectors (totals, variances) with their lengths."""
+    return struct.Struct(f"<QQQ{slots}dQ{slots}d")
 
 
 def _bucket_size(slots: int) -> int:

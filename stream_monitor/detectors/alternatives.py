@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from stream_monitor.codes import (
     SPECIAL_CATEGORICAL,
     SPECIAL_NUMERIC,
 )
+from stream_monitor.detectors._njit import njit
 from stream_monitor.reference import Column, Kind
 
 Floats = npt.NDArray[np.float64]
@@ -288,17 +289,29 @@ def supported(base: Floats, q: Floats, n: Floats) -> npt.NDArray[np.bool_]:
 
 def step_probability(base: Floats, step: float) -> Floats:
     """The q above (step > 0) or below `base` with KL(q ‖ base) = step²/2; NaN where there is none."""
-    goal = step * step / 2
-    near, far = base.copy(), np.full_like(base, 1 - 1e-9 if step > 0 else 1e-9)
-    reachable = _divergence(far, base) >= goal
-    for _ in range(60):
-        middle = (near + far) / 2
-        over = _divergence(middle, base) >= goal
-        near, far = np.where(over, near, middle), np.where(over, middle, far)
-    return np.where(reachable, far, np.nan)
+    q = np.empty_like(base)
+    _bisect(base, step * step / 2, 1 - 1e-9 if step > 0 else 1e-9, q)
+    return q
 
 
-def _divergence(q: Floats, p: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kl: Floats = q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p))
+@njit
+def _bisect(base: Any, goal: float, end: float, q: Any) -> None:
+    """Compiled: sixty halvings of small arrays were half of the time that a stream with a reference of its own took."""
+    for i in range(len(base)):
+        near, far = base[i], end
+        if not _divergence(far, base[i]) >= goal:
+            q[i] = np.nan
+            continue
+        for _ in range(60):
+            middle = (near + far) / 2
+            if _divergence(middle, base[i]) >= goal:
+                far = middle
+            else:
+                near = middle
+        q[i] = far
+
+
+@njit
+def _divergence(q: float, p: float) -> float:
+    kl: float = q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p))
     return kl

@@ -72,14 +72,17 @@ def _build(reference: Reference) -> Tables:
     shape = (reference.strata, len(columns), int(widths.max()))
     p, rank, spread = (np.zeros(shape, dtype=np.float32) for _ in range(3))
     n = np.zeros(shape[:2], dtype=np.int64)
-    for index, column in enumerate(columns):
-        width = widths[index]
-        counts = np.array([bins.counts for bins in column.strata], dtype=np.float64)
+    for width in np.unique(widths).tolist():  # all columns of a width at once: a call costs more than its numbers
+        alike = np.flatnonzero(widths == width)
+        counts = np.array([[bins.counts for bins in columns[i].strata] for i in alike.tolist()], dtype=np.float64)
+        counts = counts.swapaxes(0, 1)
         share = probabilities(counts)
-        n[:, index] = counts.sum(axis=1).astype(np.int64)
-        p[:, index, :width] = share
-        rank[:, index, :width] = mid_ranks(share, code_order(int(width)))
-        spread[:, index, :width] = mid_ranks(share, np.argsort(np.abs(2 * rank[:, index, :width] - 1), kind="stable"))
+        n[:, alike] = counts.sum(axis=2).astype(np.int64)
+        p[:, alike, :width] = share
+        ranks = mid_ranks(share, code_order(width))
+        rank[:, alike, :width] = ranks
+        order = np.argsort(np.abs(2 * ranks.astype(np.float32) - 1), kind="stable")
+        spread[:, alike, :width] = mid_ranks(share, order)
     time = np.array([quantised_time(column.autocorrelation_time) for column in columns])
     ordered = np.array([column.kind is Kind.NUMERIC for column in columns])
     return Tables(widths, p, rank, spread, n, time, ordered)
@@ -149,13 +152,23 @@ class Ratios:
 
 
 _RATIOS: weakref.WeakValueDictionary[str, Ratios] = weakref.WeakValueDictionary()
+_RATIOS_OF: weakref.WeakKeyDictionary[Tables, dict[tuple[float, float], Ratios]] = weakref.WeakKeyDictionary()
+"""The same by what is at hand: there is one `Tables` a reference."""
 
 
 def ratios_of(reference: Reference, tables: Tables, doubt: float, log_threshold: float) -> Ratios:
     """The ratios of a reference, weakened by its own uncertainty (see `doubt.py`); one object for equal tables.
 
-    `doubt`: share of that uncertainty that is paid for, 0 … 1. `log_threshold`: log(1/α) of one column, rounded up.
+    `tables`: `tables_of` the reference. `doubt`: share of that uncertainty that is paid for, 0 … 1. `log_threshold`:
+    log(1/α) of one column, rounded up.
     """
+    known = _RATIOS_OF.setdefault(tables, {})
+    if (doubt, log_threshold) not in known:
+        known[doubt, log_threshold] = _shared_ratios(reference, tables, doubt, log_threshold)
+    return known[doubt, log_threshold]
+
+
+def _shared_ratios(reference: Reference, tables: Tables, doubt: float, log_threshold: float) -> Ratios:
     key = hashlib.sha256()
     for column in reference.columns:
         key.update(repr((column.kind, column.autocorrelation_time, column.repeat)).encode())
@@ -177,7 +190,7 @@ def _build_ratios(columns: Iterable[Column], tables: Tables, doubt: float, log_t
     distinct, base, total = _distinct(layouts, tables, widths)
     table = np.ones(total, dtype=np.float32)
     told: dict[int, npt.NDArray[np.float64]] = {}
-    for layout in dict.fromkeys(layouts):
+    for layout in {id(layout): layout for layout in layouts}.values():
         members = [place for place in distinct if layouts[place[1]] is layout]
         for start in range(0, len(members), CHUNK):
             told |= _fill(layout, members[start : start + CHUNK], tables, doubt, log_threshold, base, table)

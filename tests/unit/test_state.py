@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -143,8 +144,8 @@ def test_a_large_snapshot_is_split_and_the_parts_left_over_are_deleted(monkeypat
     monkeypatch.setattr(wire, "RECORD_BYTES", 1_000)
     records, saved = states.save(stream, 1, 1, Saved())
     live = applied(records, {})
-    assert saved.parts == len(live) > 10
-    monkeypatch.setattr(wire, "RECORD_BYTES", 5_000)
+    assert saved.parts == len(live) > 5
+    monkeypatch.setattr(wire, "RECORD_BYTES", 3_000)
     records, smaller = states.save(stream, 2, 2, saved)
     live = applied(records, live)
     assert len(live) == smaller.parts < saved.parts
@@ -275,7 +276,8 @@ def test_a_reference_that_is_gone_is_named() -> None:
 def decoded(live: Live) -> Snapshot:
     pieces = msgspec.msgpack.Decoder(list[Any])
     parts = [wire.unpack(states.KIND, data, pieces) for data in live.values()]
-    return msgspec.msgpack.decode(b"".join(part[3] for part in parts), type=Snapshot)
+    data = b"".join(part[3] for part in parts)
+    return msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(data), type=Snapshot)
 
 
 def encoded(given: Snapshot) -> Live:
@@ -283,7 +285,7 @@ def encoded(given: Snapshot) -> Live:
 
 
 def framed(data: bytes) -> Live:
-    """Any bytes as a snapshot of one part, with the right checksums."""
+    """Any bytes as a snapshot of one part, with the right checksums; as version 1, which is not compressed."""
     return {states.key(StreamKey("m"), 0): wire.pack(states.KIND, 1, [7, 0, 1, data])}
 
 
@@ -429,6 +431,35 @@ def test_what_looks_small_but_unpacks_large_is_bounded() -> None:
     for bomb in bombs:
         assert restored(framed(bomb)).lost
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+def squeezed(data: bytes, *, told: bool = True) -> Live:
+    """Any bytes as a compressed snapshot; `told`: it says how large it is."""
+    packed = zstandard.ZstdCompressor(write_content_size=told).compress(data)
+    return {states.key(StreamKey("m"), 0): wire.pack(states.KIND, 2, [7, 0, 1, packed])}
+
+
+@pytest.mark.parametrize(
+    "live",
+    [
+        squeezed(bytes(states.MAX_SNAPSHOT_BYTES + 1)),
+        squeezed(bytes(1_000_000), told=False),
+        squeezed(b"not a snapshot"),
+        {states.key(StreamKey("m"), 0): wire.pack(states.KIND, 2, [7, 0, 1, b"not compressed"])},
+        # A header that announces 2⁶² bytes, and nothing behind it.
+        {
+            states.key(StreamKey("m"), 0): wire.pack(
+                states.KIND, 2, [7, 0, 1, bytes.fromhex("28b52ffde0") + b"\0" * 7 + b"\x40"]
+            )
+        },
+    ],
+    ids=["too large", "untold", "no snapshot", "not compressed", "announced"],
+)
+def test_what_is_not_a_compressed_snapshot_of_ours_is_refused_in_bounded_memory(live: Live) -> None:
+    tracemalloc.start()
+    assert restored(live).lost
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
     tracemalloc.stop()
 
 

@@ -99,7 +99,7 @@ def test_single_codes_move_by_the_asked_divergence(step: float, base: float) -> 
     p = np.array([base])
     q = step_probability(p, step)
     assert (q[0] > base) == (step > 0)
-    assert _divergence(q, p)[0] == pytest.approx(step * step / 2, rel=1e-6)
+    assert _divergence(q[0], p[0]) == pytest.approx(step * step / 2, rel=1e-6)
 
 
 def test_a_step_that_cannot_be_is_not_tested() -> None:
