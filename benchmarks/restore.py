@@ -241,10 +241,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         found.append(scaled._asdict() | json.loads(printed) | {"width": shape.columns})
         print(json.dumps(found[-1]), file=sys.stderr)
-    if asked.scale == 1.0 and asked.only is None:
-        (HOME / "restore.json").write_text(json.dumps(found, indent=1) + "\n")
-        (HOME / "restore.md").write_text(markdown(found))
+    if asked.scale == 1.0:
+        (HOME / "restore.json").write_text(json.dumps(merged(found), indent=1) + "\n")
+        (HOME / "restore.md").write_text(markdown(merged(found)))
     return 0
+
+
+def merged(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is known of the shapes, with what was found now; for runs of one shape at a time."""
+    path = HOME / "restore.json"
+    kept = json.loads(path.read_text()) if path.exists() else []
+    by_shape = {(each["streams"], each["width"], each["references"]): each for each in (*kept, *found)}
+    return [by_shape[shape] for shape in SHAPES if shape in by_shape]
 
 
 def markdown(found: Sequence[dict[str, Any]]) -> str:
