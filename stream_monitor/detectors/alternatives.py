@@ -28,7 +28,7 @@ from stream_monitor.codes import (
     SPECIAL_CATEGORICAL,
     SPECIAL_NUMERIC,
 )
-from stream_monitor.detectors._njit import njit
+from stream_monitor.compiled import njit
 from stream_monitor.reference import Column, Kind
 
 Floats = npt.NDArray[np.float64]
