@@ -3,8 +3,9 @@
     python -m tests.unit.hostile SEED COUNT
 
 feeds COUNT hostile records of each topic to what reads them. An audit hook ends the process at the first event that
-could be the execution of data: unpickling, compiling, executing, importing, starting a process, connecting (what numba does to have a kernel compiled excepted). The address
-space is limited to what the process has after it has done everything once, and `SLACK_BYTES`. Prints what was refused.
+could be the execution of data: unpickling, compiling, executing, importing, starting a process, connecting (but for what
+numba does to have a kernel compiled). The address space is limited to what the process has after it has done everything
+once, and `SLACK_BYTES`. Prints what was refused.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from stream_monitor.batch import KIND, CodedBatch, RawBatch, decode, encode_code
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
 from stream_monitor.broker.outgoing import partition_of
 from stream_monitor.broker.protocol import Message
+from stream_monitor.coding import code
 from stream_monitor.encode import Binner
 from stream_monitor.errors import ReferenceInvalid
 from stream_monitor.ordering import Tick, encode_tick
 from stream_monitor.reference import Reference, StreamKey
-from stream_monitor.stream import Stream, code
+from stream_monitor.stream import Stream
 from stream_monitor.streams import StreamFactory
 from tests.unit import world
 from tests.unit.world import MODEL, World
