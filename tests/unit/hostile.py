@@ -3,9 +3,9 @@
     python -m tests.unit.hostile SEED COUNT
 
 feeds COUNT hostile records of each topic to what reads them. An audit hook ends the process at the first event that
-could be the execution of data: unpickling, compiling, executing, importing, starting a process, connecting (but for what
-numba does to have a kernel compiled). The address space is limited to what the process has after it has done everything
-once, and `SLACK_BYTES`. Prints what was refused.
+could be the execution of data: unpickling, compiling, executing, importing, starting a process, connecting; but for
+what numba does to have a kernel compiled. The address space is limited to what the process has after it has done
+everything once, and `SLACK_BYTES`. Prints what was refused.
 """
 
 from __future__ import annotations
