@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,7 @@ from stream_monitor.reference import MAX_DOCUMENT_BYTES
 if TYPE_CHECKING:
     from stream_monitor.broker.kafka.settings import KafkaSettings
 
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 LARGEST_RECORD_BYTES = MAX_DOCUMENT_BYTES + 65_536
 """A whole reference document, with room for its key and headers: what the references topic takes and we may write.
 
@@ -34,11 +36,20 @@ class KafkaSection(Section):
     )
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_mechanism: Mechanism | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = Field(default=None, description="Better: sasl_password_file, or the environment.")
     sasl_password_file: ExistingFile | None = Field(
         default=None, description="File that holds the password and nothing else."
+    )
+    sasl_oauth_token_file: ExistingFile | None = Field(
+        default=None, description="For OAUTHBEARER: file that holds the token, read anew for every connection."
+    )
+    sasl_oauth_token_provider: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="For OAUTHBEARER: package.module:function, called without arguments for every connection; its "
+        "text is the token.",
     )
     ssl_cafile: ExistingFile | None = Field(
         default=None, description="PEM of the authorities to trust; null: the system's."
@@ -100,21 +111,36 @@ class KafkaSection(Section):
         for name in ("sasl_password", "ssl_password"):
             if getattr(self, name) and getattr(self, f"{name}_file"):
                 yield Complaint(name, f"{name}_file is given as well", "keep one of them")
-        given = {
-            "sasl_mechanism": self.sasl_mechanism,
-            "sasl_username": self.sasl_username,
-            "sasl_password or sasl_password_file": self.sasl_password or self.sasl_password_file,
-        }
-        missing = [name for name, value in given.items() if not value]
-        protocol = self.security_protocol
-        if protocol.startswith("SASL") and missing:
-            yield Complaint("security_protocol", f"{protocol} needs credentials", f"add {', '.join(missing)}")
-        if not protocol.startswith("SASL") and len(missing) < len(given):
-            problem = f"{protocol} would not use the SASL credentials that are given"
-            yield Complaint("security_protocol", problem, "set SASL_SSL (or SASL_PLAINTEXT)")
+        yield from self._sasl_complaints()
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
             alone, other = ("ssl_certfile", "ssl_keyfile") if self.ssl_certfile else ("ssl_keyfile", "ssl_certfile")
             yield Complaint(alone, f"is given without {other}", "give both, or neither")
+
+    def _sasl_complaints(self) -> Iterator[Complaint]:
+        password = {
+            "sasl_username": self.sasl_username,
+            "sasl_password or sasl_password_file": self.sasl_password or self.sasl_password_file,
+        }
+        token = {
+            "sasl_oauth_token_file or sasl_oauth_token_provider": self.sasl_oauth_token_file
+            or self.sasl_oauth_token_provider
+        }
+        if self.sasl_oauth_token_file and self.sasl_oauth_token_provider:
+            yield Complaint("sasl_oauth_token_file", "sasl_oauth_token_provider is given as well", "keep one of them")
+        oauth = self.sasl_mechanism == "OAUTHBEARER"
+        needed, other = (token, password) if oauth else (password, token)
+        missing = [name for name, value in {"sasl_mechanism": self.sasl_mechanism, **needed}.items() if not value]
+        idle = [name for name, value in other.items() if value]
+        protocol = self.security_protocol
+        if not protocol.startswith("SASL"):
+            if self.sasl_mechanism or any(needed.values()) or idle:
+                problem = f"{protocol} would not use the SASL credentials that are given"
+                yield Complaint("security_protocol", problem, "set SASL_SSL (or SASL_PLAINTEXT)")
+            return
+        if missing:
+            yield Complaint("security_protocol", f"{protocol} needs credentials", f"add {', '.join(missing)}")
+        if idle and self.sasl_mechanism:
+            yield Complaint("sasl_mechanism", f"{self.sasl_mechanism} does not use {', '.join(idle)}", "take it out")
 
     def _timing_complaints(self) -> Iterator[Complaint]:
         bounds = [
@@ -136,6 +162,7 @@ class KafkaSection(Section):
     def to_settings(self) -> KafkaSettings:
         """What the Kafka broker takes. Reads the password files; raises ConfigError if one cannot be read."""
         from stream_monitor.broker.kafka.settings import KafkaSettings  # lazily: a replay needs no Kafka client
+        from stream_monitor.broker.kafka.tokens import token_file
 
         given = {name: getattr(self, name) for name in type(self).model_fields}
         for name in ("sasl_password", "ssl_password"):
@@ -143,7 +170,25 @@ class KafkaSection(Section):
             given[name] = _password(file, f"kafka.{name}_file") if file else secret and secret.get_secret_value()
         for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
             given[name] = given[name] and str(given[name])
+        file, provider = given.pop("sasl_oauth_token_file"), given.pop("sasl_oauth_token_provider")
+        if file or provider:
+            given["sasl_oauth_token"] = token_file(file) if file else _provider(provider)
         return KafkaSettings(**given, max_request_size=LARGEST_RECORD_BYTES)
+
+
+def _provider(named: str) -> Callable[[], str]:
+    """The function that a dotted name means; it runs with our rights, as the configuration itself is trusted to."""
+    module, _, name = named.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        fault = Fault("", "kafka.sasl_oauth_token_provider", f"{named!r}: {error}", "name an importable function")
+        raise ConfigError([fault]) from error
+    if not callable(found):
+        fault = Fault("", "kafka.sasl_oauth_token_provider", f"{named!r} is no function", "name one that gives a token")
+        raise ConfigError([fault])
+    provider: Callable[[], str] = found
+    return provider
 
 
 def _password(file: Path, key: str) -> str:

@@ -56,6 +56,36 @@ def specs(settings: Settings, *, predictions: int | None = None) -> list[TopicSp
     ]
 
 
+def rights(settings: Settings) -> dict[str, frozenset[str]]:
+    """What a worker must be allowed to do with each topic, in the words of ACLs; docs/security.md has it as well."""
+    topics = settings.topics
+    read, write, look = "READ", "WRITE", "DESCRIBE_CONFIGS"
+    return {
+        **{name: frozenset({read}) for name in (topics.predictions, topics.labels) if name},
+        **dict.fromkeys((topics.codes, topics.state, topics.references), frozenset({read, write, look})),
+        **dict.fromkeys((topics.alerts, topics.rejects), frozenset({write, look})),
+    }
+
+
+def refusals(rights: Mapping[str, frozenset[str]], found: Mapping[str, TopicInfo]) -> list[str]:
+    """What of the rights is not given; a broker that does not tell is taken to allow everything."""
+    problems = []
+    for name, wanted in rights.items():
+        allowed = found[name].allowed if name in found else None
+        if allowed is not None and wanted - allowed:
+            missing = ", ".join(_written(operation) for operation in sorted(wanted - allowed))
+            problems.append(f"topic {name!r}: this user has no ACL that allows {missing}; docs/security.md lists all")
+    return problems
+
+
+def _written(operation: str) -> str:
+    """
+    >>> _written("DESCRIBE_CONFIGS")
+    'DescribeConfigs'
+    """
+    return operation.title().replace("_", "")
+
+
 def mismatches(specs: Sequence[TopicSpec], found: Mapping[str, TopicInfo]) -> list[str]:
     """Why a worker must not start on the topics found; each text says what to do. Empty: all is well."""
     problems = []

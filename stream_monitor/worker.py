@@ -21,14 +21,14 @@ from stream_monitor.broker.protocol import Broker
 from stream_monitor.config import Settings
 from stream_monitor.detect_stage import DetectStage
 from stream_monitor.encode_stage import EncodeStage
-from stream_monitor.errors import BrokerUnavailable, TopicMismatch
+from stream_monitor.errors import BrokerError, BrokerUnavailable, TopicMismatch
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.http import Pulse, serve
 from stream_monitor.metrics import Metrics
 from stream_monitor.observe import unobserved
 from stream_monitor.publish import publish
 from stream_monitor.reference import load
-from stream_monitor.topics import mismatches, specs
+from stream_monitor.topics import mismatches, refusals, rights, specs
 
 log = structlog.get_logger()
 
@@ -189,6 +189,8 @@ def _require_topics(settings: Settings, broker: Broker) -> None:
     ]
     if problems:
         raise TopicMismatch("\n".join(problems))
+    if refused := refusals(rights(settings), found):
+        raise BrokerError("\n".join(refused))
 
 
 def seed_references(settings: Settings, broker: Broker, feed: ReferenceFeed) -> None:

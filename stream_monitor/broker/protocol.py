@@ -189,9 +189,12 @@ class TopicSpec:
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
+    """A topic as it is. `allowed`: what we may do with it, as ACLs name it; None where the broker does not tell."""
+
     name: str
     partitions: int
     settings: Mapping[str, str] = field(default_factory=dict)
+    allowed: frozenset[str] | None = None
 
 
 class Broker(Protocol):
@@ -204,7 +207,10 @@ class Broker(Protocol):
     def producer(self, transactional_id: str, *, probe: Probe | None = None) -> Producer: ...
 
     def topics(self, names: Collection[str]) -> dict[str, TopicInfo]:
-        """What is known of the topics named; missing ones are left out. Raises BrokerUnavailable."""
+        """What is known of the topics named; missing ones are left out.
+
+        Raises BrokerUnavailable, and BrokerError naming those that we may not even see.
+        """
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         """Create those that do not exist (an existing one is left alone). Raises BrokerError naming the topic."""

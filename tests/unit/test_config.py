@@ -234,6 +234,52 @@ def test_no_fault_quotes_a_secret(write: Write, text: str) -> None:
     assert "hunter2" not in "\n".join(map(str, faults(write(text))))
 
 
+OAUTH = "security_protocol: SASL_SSL, sasl_mechanism: OAUTHBEARER"
+
+
+def test_a_token_is_read_anew_each_time(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("first\n")
+    settings = load(write(f"kafka: {{bootstrap_servers: 'a:1', {OAUTH}, sasl_oauth_token_file: token}}\n"))
+    provider = settings.kafka.to_settings().common()["sasl_oauth_token_provider"]
+    assert provider.token() == "first"
+    (tmp_path / "token").write_text("second")
+    assert provider.token() == "second"
+
+
+@pytest.mark.parametrize("content", [b"", b"two words", b"\xff\xfe", None])
+def test_no_usable_token_is_a_failed_login_that_quotes_nothing(
+    write: Write, tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(b"x")
+    settings = load(write(f"kafka: {{bootstrap_servers: 'a:1', {OAUTH}, sasl_oauth_token_file: token}}\n"))
+    provider = settings.kafka.to_settings().common()["sasl_oauth_token_provider"]
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(Exception, match="no OAuth token") as caught:
+        provider.token()
+    assert "two words" not in str(caught.value)
+
+
+def hello_token() -> str:
+    return "hello"
+
+
+def test_a_token_may_come_from_a_function(write: Write) -> None:
+    named = f"sasl_oauth_token_provider: '{__name__}:hello_token'"
+    settings = load(write(f"kafka: {{bootstrap_servers: 'a:1', {OAUTH}, {named}}}\n"))
+    assert settings.kafka.to_settings().common()["sasl_oauth_token_provider"].token() == "hello"
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("no.such:thing", "No module named"), ("os:nothing", "has no attribute"), ("os:sep", "is no function")],
+)
+def test_a_token_function_that_cannot_be_had_is_a_fault(write: Write, name: str, complaint: str) -> None:
+    settings = load(write(f"kafka: {{bootstrap_servers: 'a:1', {OAUTH}, sasl_oauth_token_provider: '{name}'}}\n"))
+    with pytest.raises(ConfigError, match=complaint):
+        settings.kafka.to_settings()
+
+
 # --- faults ---------------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +323,11 @@ def test_all_faults_are_listed_at_once(write: Write, monkeypatch: pytest.MonkeyP
         ("kafka: {commit_timeout_ms: 9000}", "kafka.commit_timeout_ms: 9000 is less than delivery_timeout_ms + 3"),
         ("kafka: {security_protocol: SASL_SSL}", "needs credentials (add sasl_mechanism, sasl_username, sasl_password"),
         ("kafka: {sasl_username: me}", "PLAINTEXT would not use the SASL credentials that are given (set SASL_SSL"),
+        ("kafka: {security_protocol: SASL_SSL, sasl_mechanism: OAUTHBEARER}", "add sasl_oauth_token_file or sasl_"),
+        ("kafka: {security_protocol: SASL_SSL, sasl_mechanism: OAUTHBEARER, sasl_username: me, "
+         "sasl_oauth_token_provider: 'a:b'}", "sasl_mechanism: OAUTHBEARER does not use sasl_username (take it out"),
+        ("kafka: {sasl_oauth_token_provider: 'a:b'}", "PLAINTEXT would not use the SASL credentials that are given"),
+        ("kafka: {sasl_oauth_token_provider: 'a.b'}", "kafka.sasl_oauth_token_provider: 'a.b' cannot be used"),
         ("kafka: {ssl_certfile: monitor.yaml}", "kafka.ssl_certfile: is given without ssl_keyfile (give both"),
         ("kafka: {ssl_cafile: ca.pem}", "kafka.ssl_cafile: no such file"),
         ("kafka: {compression_type: snappy}", "'snappy' cannot be used (it should be 'lz4', 'zstd', 'gzip' or 'none'"),

@@ -81,3 +81,16 @@ def test_a_state_topic_that_forgets_stops_the_worker(settings: Settings) -> None
     [problem] = topics.mismatches(topics.specs(settings), found)
     assert "cleanup.policy=delete" in problem
     assert "--add-config cleanup.policy=compact" in problem
+
+
+def test_rights_that_are_missing_are_all_named(settings: Settings) -> None:
+    rights = topics.rights(settings)
+    every = {name: TopicInfo(name, 1, allowed=allowed) for name, allowed in rights.items()}
+    assert topics.refusals(rights, every) == []
+    assert topics.refusals(rights, {name: TopicInfo(name, 1) for name in rights}) == [], "a broker that does not tell"
+    every["stream-monitor.codes"] = TopicInfo("stream-monitor.codes", 1, allowed=frozenset({"READ", "DESCRIBE"}))
+    every["drift-alerts"] = TopicInfo("drift-alerts", 1, allowed=frozenset({"WRITE"}))
+    assert [problem.partition(";")[0] for problem in topics.refusals(rights, every)] == [
+        "topic 'stream-monitor.codes': this user has no ACL that allows DescribeConfigs, Write",
+        "topic 'drift-alerts': this user has no ACL that allows DescribeConfigs",
+    ]

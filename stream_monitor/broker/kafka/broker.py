@@ -21,6 +21,7 @@ from stream_monitor.errors import BrokerError
 Answer = TypeVar("Answer")
 ASK_AGAIN_S: Final = 0.1
 """Between two tries of a question that the cluster cannot answer yet."""
+_TOPIC_REFUSED = errors.TopicAuthorizationFailedError.errno
 
 
 class KafkaBroker:
@@ -49,15 +50,27 @@ class KafkaBroker:
         if not names:
             return {}
         described = self._ask("describing topics", lambda admin: admin.describe_topics(sorted(names)))
+        hidden = [each["name"] for each in described if each["error_code"] == _TOPIC_REFUSED]
+        if hidden:
+            raise BrokerError(
+                f"Kafka at {self._settings.address} refused to show {', '.join(hidden)} to this user; check the ACLs: "
+                "docs/security.md lists those that a worker needs"
+            )
         # A topic being created has a name before it has partitions: it does not exist yet.
-        partitions = {each["name"]: len(each["partitions"]) for each in described if not each["error_code"]}
-        if not partitions:
+        known = [each for each in described if not each["error_code"]]
+        if not known:
             return {}
-        wanted = [ConfigResource("TOPIC", name) for name in partitions]
+        wanted = [ConfigResource("TOPIC", each["name"]) for each in known]
         configs = self._ask("describing topics", lambda admin: admin.describe_configs(wanted, config_filter="all"))
         return {
-            name: TopicInfo(name, count, {key: each["value"] for key, each in configs["topic"][name].items()})
-            for name, count in partitions.items()
+            name: TopicInfo(
+                name,
+                len(each["partitions"]),
+                {key: setting["value"] for key, setting in configs["topic"].get(name, {}).items()},
+                frozenset(each.get("authorized_operations") or ()) or None,  # a broker before 2.3 tells nothing
+            )
+            for each in known
+            for name in (each["name"],)
         }
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -92,9 +93,15 @@ def _listen_for_failures(client: KafkaNetClient, reasons: list[Exception]) -> No
 def _telling(reasons: Sequence[Exception]) -> Exception:
     """The reason that tells most: a refusal, else the last that is more than that time ran out."""
     late = (errors.KafkaTimeoutError, errors.RequestTimedOutError)
-    refusals = [each for each in reasons if isinstance(each, _REFUSED)]
+    refusals = [each for each in reasons if _is_refusal(each)]
     ranked: list[Exception] = [*reasons[-1:], *(each for each in reasons if not isinstance(each, late)), *refusals]
     return ranked[-1]
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether trying again would be refused again: a login, an ACL, a certificate; not a connection that breaks."""
+    broken = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+    return isinstance(error, _REFUSED) or (isinstance(error, ssl.SSLError) and not isinstance(error, broken))
 
 
 @contextmanager
@@ -114,10 +121,13 @@ def translated(error: Exception, doing: str, settings: KafkaSettings) -> BrokerE
             f"{what}; another process with the same instance name took over, or this one stood still for longer than "
             "a session or transaction may last; exit, and give each worker its own instance name"
         )
-    if isinstance(error, _REFUSED):
-        return BrokerError(
-            f"Kafka at {settings.address} refused {what}; check security_protocol, the credentials and the ACLs"
+    if _is_refusal(error):
+        check = (
+            "ssl_cafile, ssl_certfile, ssl_keyfile and ssl_password, and that the brokers speak TLS there"
+            if isinstance(error, ssl.SSLError)
+            else "security_protocol, the credentials and the ACLs (docs/security.md)"
         )
+        return BrokerError(f"Kafka at {settings.address} refused {what}; check {check}")
     if getattr(error, "retriable", False) or isinstance(error, OSError):
         # A refusal can look like this too: the client drops an answer when the connection is closed right behind it.
         credentials = ", and the credentials" if settings.security_protocol.startswith("SASL") else ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from stream_monitor.broker.kafka.tokens import TokenProvider, Tokens
+
 
 class _Secret(str):
     """Text that prints as asterisks: kafka-python writes its whole configuration into its debug log."""
@@ -28,9 +30,10 @@ class KafkaSettings:
     client_id: str = "stream-monitor"
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     sasl_username: str | None = None
     sasl_password: str | None = field(default=None, repr=False)
+    sasl_oauth_token: Tokens | None = field(default=None, repr=False)
     ssl_cafile: str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
@@ -81,6 +84,7 @@ class KafkaSettings:
             "sasl_mechanism": self.sasl_mechanism,
             "sasl_plain_username": self.sasl_username,
             "sasl_plain_password": _Secret(self.sasl_password) if self.sasl_password is not None else None,
+            "sasl_oauth_token_provider": TokenProvider(self.sasl_oauth_token) if self.sasl_oauth_token else None,
             "ssl_cafile": self.ssl_cafile,
             "ssl_certfile": self.ssl_certfile,
             "ssl_keyfile": self.ssl_keyfile,
