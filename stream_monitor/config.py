@@ -187,7 +187,9 @@ class WorkerSection(Section):
     state_bytes_per_s: Positive = Field(
         default=5_000_000, description="Budget for saving states that no alert asked for."
     )
-    max_codes_lag: Positive = Field(default=20_000, description="Records of codes undetected at which encoding pauses.")
+    max_codes_lag: Positive = Field(
+        default=20_000, description="Records of codes undetected, kept below this: encoding pauses at half of it."
+    )
     max_transaction_bytes: int = Field(
         default=33_554_432, ge=1_048_576, description="Bytes at which a transaction is committed early."
     )

@@ -43,13 +43,16 @@ log = structlog.get_logger()
 STAGE: Final = "encode"
 BUFFERED_RECORDS: Final = 20_000
 """Records of one input partition that wait for the others; a partition with more is paused."""
+BUFFERED_BYTES: Final = 64 * 1024 * 1024
+"""What waits in all; a partition with more than its share of it is paused."""
+LEAST_BUFFER_BYTES: Final = 1024 * 1024
 MAX_PENDING_RECORDS: Final = 50_000
 """Records of one transaction, at most."""
 MAX_BINNERS: Final = 4_096
 LAG_CHECK_S: Final = 2.0
 IDLE_AFTER_S: Final = 60.0
 IDLE_TICK_S: Final = 5.0
-"""An encoder that had no rows for `IDLE_AFTER_S` says so this often."""
+"""An encoder that had no rows for `IDLE_AFTER_S`, or that holds back, says so this often."""
 TICK_KEY: Final = b"tick"
 RAW_BYTES: Final = 4_096
 """What a reject quotes of the record, at most."""
@@ -392,8 +395,12 @@ class EncodeStage:
         self._consumer.resume(partitions)
 
     def _take(self, now_s: float) -> None:
+        room = self._settings.worker.max_transaction_bytes - self._pending_bytes
+        limit = min(MAX_PENDING_RECORDS - len(self._pending), self._merger.fitting(room))
+        if limit <= 0:
+            return
         lagging = [partition for partition in self._inputs() if self._lags(partition)]
-        taken = self._merger.take(lagging, MAX_PENDING_RECORDS - len(self._pending), now_s)
+        taken = self._merger.take(lagging, limit, now_s)
         self._pending += taken
         self._pending_bytes += sum(len(record.value or b"") for _, record in taken)
 
@@ -404,27 +411,35 @@ class EncodeStage:
     def _regulate(self) -> None:
         """Pause partitions whose records wait in numbers, or all of them while detection is behind."""
         assigned = self._consumer.assignment()
-        full = {p for p in assigned if self._throttled or self._buffered(p) > BUFFERED_RECORDS}
+        full = {p for p in assigned if self._throttled or self._fill(p) > 1.0}
         if full - self._paused:
             self._consumer.pause(full - self._paused)
-        relieved = {p for p in self._paused & assigned
-                    if not self._throttled and self._buffered(p) <= BUFFERED_RECORDS // 2}  # fmt: skip
+        relieved = {p for p in self._paused & assigned if not self._throttled and self._fill(p) <= 0.5}
         if relieved:
             self._consumer.resume(relieved)
         self._paused = (self._paused | full) - relieved
 
-    def _buffered(self, partition: TopicPartition) -> int:
-        return len(self._labels) if self._is_labels(partition) else self._merger.buffered(partition)
+    def _fill(self, partition: TopicPartition) -> float:
+        """How full the buffer of a partition is, by records or by bytes; from 1 on it is too full."""
+        if self._is_labels(partition):
+            return len(self._labels) / BUFFERED_RECORDS
+        share = max(LEAST_BUFFER_BYTES, BUFFERED_BYTES // max(1, len(self._consumer.assignment())))
+        merger = self._merger
+        return max(merger.buffered(partition) / BUFFERED_RECORDS, merger.buffered_bytes(partition) / share)
 
     def _check_lag(self, now_s: float) -> None:
-        """Hold back while the detect group is too far behind on the codes."""
-        if now_s - self._last_lag_check_s < LAG_CHECK_S:
-            return
-        self._last_lag_check_s = now_s
-        self._lag = lag = self._codes_lag()
-        throttled = lag > self._settings.worker.max_codes_lag
+        """Hold back before the detect group is too far behind on the codes.
+
+        From half of what is allowed on, until there is but a quarter: between two checks other encoders write as well.
+        What this one writes is counted at once.
+        """
+        most = self._settings.worker.max_codes_lag
+        if now_s - self._last_lag_check_s >= LAG_CHECK_S:
+            self._last_lag_check_s = now_s
+            self._lag = self._codes_lag()
+        throttled = self._lag > (most // 4 if self._throttled else most // 2)
         if throttled != self._throttled:
-            log.warning("encoding held back" if throttled else "encoding goes on", codes_lag=lag)
+            log.warning("encoding held back" if throttled else "encoding goes on", codes_lag=self._lag)
         self._throttled = throttled
 
     def _codes_lag(self) -> int:
@@ -438,7 +453,7 @@ class EncodeStage:
         worker = self._settings.worker
         if not self._waiting:
             idle = now_s - self._busy_s > IDLE_AFTER_S
-            wait_s = IDLE_TICK_S if idle else worker.commit_interval_s
+            wait_s = IDLE_TICK_S if idle or self._throttled else worker.commit_interval_s
             return bool(self._consumer.assignment()) and now_s - self._last_commit_s >= wait_s
         self._busy_s = now_s
         full = self._waiting >= MAX_PENDING_RECORDS or self._pending_bytes >= worker.max_transaction_bytes
@@ -463,6 +478,7 @@ class EncodeStage:
             self._rewind()
             return
         self._pending, self._labels, self._pending_bytes = [], [], 0
+        self._lag += len(messages)  # rejects too: on the safe side
         self._last_commit_s = now_s
         self.counts.commits += 1
 

@@ -36,6 +36,7 @@ class _Buffer:
     keys: list[int] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     newest: int = -(2**62)
+    bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -71,11 +72,22 @@ class Merger:
         buffer.newest = newest
         self._arrived = True
         buffer.records.extend(records)
+        buffer.bytes += _size(records)
         if newest > self._newest_ms:
             self._newest_ms, self._newest_at_ms = newest, now_ms
 
     def buffered(self, partition: TopicPartition) -> int:
         return len(self._buffers[partition].records)
+
+    def buffered_bytes(self, partition: TopicPartition) -> int:
+        """Of the records' values."""
+        return self._buffers[partition].bytes
+
+    def fitting(self, room_bytes: int) -> int:
+        """How many of the records that wait take up so many bytes, by their mean size; with any room at least 1."""
+        count = sum(len(buffer.records) for buffer in self._buffers.values())
+        total = sum(buffer.bytes for buffer in self._buffers.values())
+        return 0 if room_bytes <= 0 else max(1, room_bytes * count // max(1, total))
 
     def first_offset(self, partition: TopicPartition) -> int | None:
         """The offset of the first record still waiting, None without one."""
@@ -161,6 +173,11 @@ _END = 2**63
 def _cut(buffer: _Buffer, count: int) -> list[Merged]:
     """Remove and return the first `count` records."""
     taken = list(zip(buffer.keys[:count], buffer.records[:count], strict=True))
+    buffer.bytes -= _size(buffer.records[:count])
     del buffer.records[:count]
     del buffer.keys[:count]
     return taken
+
+
+def _size(records: Iterable[Record]) -> int:
+    return sum([len(record.value) for record in records if record.value is not None])

@@ -7,9 +7,11 @@ from collections import Counter
 
 import pytest
 
+from stream_monitor import encode_stage
 from stream_monitor.broker.protocol import COMMIT_STEPS, Message, TopicPartition
 from stream_monitor.encode_stage import EncodeStage
 from stream_monitor.errors import TopicMismatch, TransactionAborted
+from stream_monitor.ordering import is_tick
 from tests.unit.world import MODEL, World, message, reference, replayed, rows, settings
 
 REFERENCE = reference()
@@ -236,3 +238,38 @@ def test_encoding_pauses_while_detection_is_behind() -> None:
     world.settle(encoder, detector)
     assert world.broker.log(codes).end_offset > stalled
     assert not world.behind()
+
+
+def test_the_lag_on_the_codes_stays_below_what_is_allowed() -> None:
+    """Two encoders and no detector: each holds back in time, though it learns late what the other wrote."""
+    most = 60
+    world = World(settings(worker={"max_codes_lag": most}), partitions=4, references=[REFERENCE])
+    encoders = [world.worker(name, frozenset({"encode"})) for name in ("a", "b")]
+    batch = rows(20_000)
+    topic = world.base.topics.codes
+    for start in range(0, 20_000, 100):
+        world.write(batch[start : start + 100])
+        world.turn(*encoders, step_s=0.5)
+        assert sum(not is_tick(record.value) for record in world.broker.records(topic)) < most
+    assert world.behind()
+
+
+def test_what_waits_to_be_encoded_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large records on one partition, while another lags and has to be waited for."""
+    monkeypatch.setattr(encode_stage, "BUFFERED_BYTES", 4_000_000)
+    world = World(settings(worker={"max_transaction_bytes": 1_048_576}), partitions=2, references=[REFERENCE])
+    world.broker.max_poll_records = 5
+    value = b'{"model":"m","features":{"x":1.0,"y":1.0,"city":"Rome"},"note":"' + b"x" * 100_000 + b'"}'
+    world.broker.append([Message(world.base.topics.predictions, None, value, n % 2) for n in range(400)])
+    worker = world.worker("a", frozenset({"encode"}))
+    stage = worker.encode
+    assert stage is not None
+    most = most_pending = 0
+    while world.behind():
+        world.turn(worker, step_s=0.01)
+        held = stage._consumer.assignment()
+        most = max(most, *(stage._merger.buffered_bytes(at) for at in held), 0)
+        most_pending = max(most_pending, stage._pending_bytes)
+    assert 0 < most <= 2_000_000 + 5 * len(value)
+    assert most_pending <= 1_048_576 + len(value)
+    assert stage.counts.rows == 400
