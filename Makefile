@@ -8,7 +8,7 @@ TESTED := $(VENV)/.tested
 SOURCES := $(shell find stream_monitor tests benchmarks scripts config -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check static format bench-detection bench-detection-quick bench-throughput kafka kafka-stop clean
+.PHONY: help setup demo test test-faults check static format bench-detection bench-detection-quick bench-throughput kafka kafka-stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ demo: setup ## play the car-loan stream through the real worker, in memory, and 
 test: setup ## all tests; on a real Kafka too where Java and Maven exist (REQUIRE_KAFKA=1: fail without)
 	$(BIN)/python -m pytest
 	@touch $(TESTED)
+
+test-faults: setup ## the long fault tests on a real Kafka, about an hour: brokers, network, soak; docs/guarantees.md
+	FAULTS_REPORT=1 REQUIRE_KAFKA=1 $(BIN)/python -m pytest tests/faults -m long -v
 
 check: static $(TESTED) ## static checks and every file in config/; the fast tests too unless `make test` just ran
 

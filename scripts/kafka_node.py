@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 POM = Path(__file__).resolve().parent / "kafka" / "pom.xml"
 JARS = ROOT / ".kafka" / "jars"
 IMAGE = "apache/kafka:4.1.1"
-JAVA_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+JAVA_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 LOGGING = """\
 rootLogger.level=WARN
@@ -41,6 +41,8 @@ appender.out.type=Console
 appender.out.name=out
 appender.out.layout.type=PatternLayout
 appender.out.layout.pattern=%d %p %c{1} %m%n
+logger.groups.name=org.apache.kafka.coordinator.group
+logger.groups.level=INFO
 """
 
 
@@ -131,14 +133,15 @@ class Listener:
 class KafkaNode:
     """One node, broker and controller in one; keeps its data, log and pid in `directory`, across restarts.
 
-    `overrides` are server properties that win over the defaults. `voters` (node id → controller port) and `cluster_id`
-    are for a node of several, see `KafkaCluster`.
+    `overrides` are server properties that win over the defaults, `heap_mb` is the JVM's. `voters`
+    (node id → controller port) and `cluster_id` are for a node of several, see `KafkaCluster`.
     """
 
     directory: Path
     port: int
     overrides: Mapping[str, str] = field(default_factory=dict)
     listeners: Sequence[Listener] = ()
+    heap_mb: int = 512
     node_id: int = 1
     voters: Mapping[int, int] = field(default_factory=dict)
     cluster_id: str = field(default_factory=lambda: base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("="))
@@ -174,9 +177,8 @@ class KafkaNode:
             properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
             (self.directory / "log4j2.properties").write_text(LOGGING)
             self._run("kafka.tools.StorageTool", "format", f"--cluster-id={self.cluster_id}", "-c", str(properties))
-        command = self._runtime.command(
-            "kafka.Kafka", str(properties), options=[*JAVA_OPTIONS, self._logging()], directory=self.directory
-        )
+        options = [f"-Xmx{self.heap_mb}m", *JAVA_OPTIONS, self._logging()]
+        command = self._runtime.command("kafka.Kafka", str(properties), options=options, directory=self.directory)
         with self.log_path.open("ab") as out:
             # A session of its own: Ctrl-C in the terminal is for the tests, which then stop the broker in order.
             self._process = subprocess.Popen(
@@ -291,11 +293,11 @@ class KafkaNode:
 
 
 class KafkaCluster:
-    """Three nodes: replication 3, two of them must be in sync for a write."""
+    """Three nodes: replication 3, two of them must be in sync for a write. Who leads what is asked with `leader_of`."""
 
     def __init__(self, directory: Path, overrides: Mapping[str, str] | None = None) -> None:
         voters = {node_id: free_port() for node_id in (1, 2, 3)}
-        first = KafkaNode(directory / "1", free_port(), overrides or {}, node_id=1, voters=voters)
+        first = KafkaNode(directory / "1", free_port(), overrides or {}, heap_mb=320, node_id=1, voters=voters)
         others = (
             replace(first, directory=directory / str(node_id), port=free_port(), node_id=node_id) for node_id in (2, 3)
         )

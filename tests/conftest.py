@@ -16,6 +16,7 @@ SASL_PASSWORD = "correct-horse"  # of the listener SASL of the test broker, whic
 
 _missing = pytest.StashKey[str]()
 _log = pytest.StashKey[str]()
+_long = pytest.StashKey[int]()
 
 
 @pytest.fixture(scope="session")
@@ -59,11 +60,24 @@ def _node(directory: Path) -> KafkaNode:
     )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long, unless it is asked for by its mark; the summary says so."""
+    if "long" in str(config.getoption("markexpr")):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+        config.stash[_long] = len(long)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     """Say in capital letters what was left out, and where a failed session's broker wrote its log."""
     if reason := config.stash.get(_missing, None):
         left_out = sum("kafka" in report.keywords for report in terminalreporter.stats.get("skipped", []))
         terminalreporter.section("WARNING", sep="!", red=True, bold=True)
         terminalreporter.line(f"{left_out} TESTS ON A REAL KAFKA WERE LEFT OUT: {reason}".upper())
+    if long := config.stash.get(_long, 0):
+        terminalreporter.line(f"{long} long fault tests are not in this run: `make test-faults` runs them")
     if exitstatus == pytest.ExitCode.TESTS_FAILED and (log := config.stash.get(_log, None)):
         terminalreporter.line(f"the log of the Kafka broker of this session: {log}")

@@ -1,301 +1,46 @@
-"""A deployment under fault: topics of its own, load with poison in it, worker processes, and the final reckoning."""
+"""The arenas of a test, closed behind it."""
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import signal
-import threading
 import time
-import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import orjson
 import pytest
-import yaml
-from confluent_kafka import Producer as ForeignProducer
-from confluent_kafka.admin import AdminClient
 
 from scripts.kafka_node import KafkaNode
-from stream_monitor.broker.kafka import KafkaBroker
-from stream_monitor.broker.protocol import Record, TopicPartition
-from stream_monitor.config import Settings, load
-from stream_monitor.errors import BrokerUnavailable
-from stream_monitor.ordering import is_tick
-from stream_monitor.publish import publish
-from stream_monitor.topics import specs
-from tests.faults.oracle import Committed, RowId, differences
-from tests.faults.process import main
-from tests.unit import world
+from tests.faults.arena import Arena
+from tests.faults.results import Report
 
-PATIENCE_S: Final = 120.0
-SESSION_S: Final = 4.0
-MODELS: Final = ("m", "n", "w")
-"""m and n have references, w warms up and learns one."""
-HUGE: Final = b'{"model":"m","features":{"x":"' + b"x" * 990_000 + b'"}}'
-POISON: Final = (
-    b'{"model":', b"null", b"[]", b"\xff\xfe\x00", b"7", b'"text"', b'{"model":"m"}', b'{"model":"m","features":[1]}',
-    b'{"model":5.5,"features":{}}', b'{"model":"m","features":{"x":1},"time":"never"}', b"[" * 100_000, b"",
-    b'{"model":"m","features":' + b'{"a":' * 50 + b"1" + b"}" * 50 + b"}",
-)  # fmt: skip
-ODD: Final = (
-    b'{"model":"m","features":{"x":NaN,"y":Infinity,"city":null}}',
-    b'{"model":"m","features":{"x":"text","y":[1],"city":{"a":1}}}',
-    b'{"model":"m","features":{}}',
-)
-"""Valid rows that look like poison: NaN, wrong types and nothing at all are values, each with its own bin."""
-
-
-class Arena:
-    """One group on the test broker. Workers are forked, so that starting one costs no imports."""
-
-    def __init__(self, node: KafkaNode, directory: Path, seed: int, **overrides: Any) -> None:
-        self.name = f"f{uuid.uuid4().hex[:8]}"
-        self.random = random.Random(seed)
-        self.address = node.address
-        self.directory = directory
-        self.config = self.write_config("monitor.yaml", **overrides)
-        self.settings: Settings = load(self.config)
-        self.broker = KafkaBroker(self.settings.kafka.to_settings())
-        self.admin = AdminClient({"bootstrap.servers": self.address})
-        self.workers: dict[str, BaseProcess] = {}
-        self.ended: Counter[int] = Counter()
-        self.broker.create_topics(specs(self.settings, predictions=3))
-        given = [world.reference("m"), world.reference("n")]
-        publish(self.broker, self.settings.topics.references, f"{self.name}.test", given)
-        self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.faults.process"])
-        self._written = 0
-        self._loading = threading.Event()
-        self._loader: threading.Thread | None = None
-
-    def write_config(self, name: str, **overrides: Any) -> Path:
-        document = {
-            "kafka": {"bootstrap_servers": [self.address], "fetch_min_bytes": 1, "metadata_max_age_ms": 1_000,
-                      "session_timeout_ms": int(SESSION_S * 1000), "heartbeat_interval_ms": 500,
-                      "max_poll_interval_ms": 10_000, "max_poll_records": 500, "request_timeout_ms": 4_000,
-                      "delivery_timeout_ms": 4_500, "transaction_timeout_ms": 5_000},
-            "group": self.name,
-            "topics": {"predictions": f"{self.name}.predictions", "alerts": f"{self.name}.alerts", "partitions": 4},
-            "worker": {"commit_interval_s": 0.2, "state_bytes_per_s": 100_000},
-            "detection": {"budget_events": 100_000, "warmup_events": 500},
-        }  # fmt: skip
-        for key, value in overrides.items():
-            document[key] = {**document[key], **value}  # type: ignore[dict-item]
-        path = self.directory / name
-        path.write_text(yaml.safe_dump(document))
-        return path
-
-    # ---- load ----
-
-    def produce(self, count: int) -> None:
-        """Events of the models in turn, drifting for a while, 1 % of them poison; keys say what is in a record."""
-        producer = ForeignProducer({"bootstrap.servers": self.address, "linger.ms": 5, "message.max.bytes": 2_000_000})
-        for _ in range(count):
-            value, valid, bad = self._record()
-            self._written += 1
-            key = json.dumps([valid, bad, self._written])
-            while True:
-                try:
-                    producer.produce(self.settings.topics.predictions, key=key, value=value)
-                    break
-                except BufferError:
-                    producer.poll(0.1)
-        assert producer.flush(PATIENCE_S) == 0
-
-    def _record(self) -> tuple[bytes | None, list[int], list[int]]:
-        """A record's value, and the indexes within it that are valid and bad."""
-        draw = self.random
-        kind = draw.random()
-        if kind < 0.01:
-            value = draw.choice((*POISON, None, HUGE if draw.random() < 0.1 else b"{}"))
-            return (value, [0], []) if value is HUGE else (value, [], [0])
-        if kind < 0.02:
-            return draw.choice(ODD), [0], []
-        if kind < 0.025:
-            return self._event() + b"\n{not json}\n" + self._event(), [0, 2], [1]
-        return self._event(), [0], []
-
-    def _event(self) -> bytes:
-        draw = self.random
-        drift = 3.0 if self._written // 1_500 % 2 else 0.0
-        features = {"x": draw.gauss(drift, 1), "y": draw.lognormvariate(0, 1), "city": draw.choice(("Rome", "Paris"))}
-        return orjson.dumps({"model": draw.choice(MODELS), "features": features, "prediction": 1.0})
-
-    def load(self, events_per_s: int) -> None:
-        """Produce in the background until `rest`."""
-
-        def go() -> None:
-            while not self._loading.wait(0.2):
-                self.produce(events_per_s // 5)
-
-        self._loader = threading.Thread(target=go, daemon=True)
-        self._loader.start()
-
-    def rest(self) -> None:
-        if self._loader is not None:
-            self._loading.set()
-            self._loader.join(PATIENCE_S)
-
-    # ---- workers ----
-
-    def start(self, instance: str, fault: str = "", config: Path | None = None, stage: str = "both") -> BaseProcess:
-        arguments = ["--instance", instance, "--stage", stage]
-        process = self._context.Process(
-            target=main, args=(self.directory / f"{instance}.log", config or self.config, arguments, fault)
-        )
-        process.start()
-        self.workers[instance] = process
-        return process
-
-    def kill(self, instance: str) -> None:
-        self.signal(instance, signal.SIGKILL)
-        self.join(instance)
-
-    def signal(self, instance: str, number: signal.Signals) -> None:
-        pid = self.workers[instance].pid
-        assert pid is not None
-        os.kill(pid, number)
-
-    def join(self, instance: str, patience_s: float = PATIENCE_S) -> int:
-        """Wait for a worker to end; its exit code, negative for a signal."""
-        process = self.workers.pop(instance)
-        process.join(patience_s)
-        assert process.exitcode is not None, f"{instance} does not end:\n{self.tail(instance)}"
-        self.ended[process.exitcode] += 1
-        return process.exitcode
-
-    def stop(self) -> dict[str, int]:
-        """SIGTERM to all; their exit codes."""
-        for instance in self.workers:
-            self.signal(instance, signal.SIGTERM)
-        return {instance: self.join(instance, 30.0) for instance in list(self.workers)}
-
-    def log_of(self, instance: str) -> str:
-        path = self.directory / f"{instance}.log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-    def tail(self, instance: str) -> str:
-        return "\n".join(self.log_of(instance).splitlines()[-40:])
-
-    def await_log(self, instance: str, text: str) -> None:
-        await_(lambda: text in self.log_of(instance), f"{instance} says {text!r}")
-
-    # ---- the reckoning ----
-
-    def await_caught_up(self) -> None:
-        """Until every record is encoded, every batch is detected, and every worker is still there."""
-        await_(self._caught_up, "the workers catch up", on_failure=self._tails)
-
-    def _tails(self) -> str:
-        return "\n".join(f"---- {instance}\n{self.tail(instance)}" for instance in self.workers)
-
-    def _caught_up(self) -> bool:
-        for instance, process in self.workers.items():
-            assert process.is_alive(), f"{instance} ended with {process.exitcode}:\n{self.tail(instance)}"
-        topics = self.settings.topics
-        try:
-            encoded = self.committed("encode", topics.predictions)
-            if any((encoded[at] or 0) < end for at, end in self.ends(topics.predictions).items()):
-                return False
-            batches = {TopicPartition(r.topic, r.partition): r.offset for r in self.read(topics.codes)
-                       if not is_tick(r.value)}  # fmt: skip
-            detected = self.committed("detect", topics.codes)
-        except BrokerUnavailable:
-            return False
-        return all((detected[at] or 0) > offset for at, offset in batches.items())
-
-    def partitions(self, topic: str) -> list[TopicPartition]:
-        found = self.admin.list_topics(topic, timeout=10).topics[topic]
-        return [TopicPartition(topic, number) for number in found.partitions]
-
-    def ends(self, topic: str) -> dict[TopicPartition, int]:
-        reader = self.broker.reader(self.partitions(topic))
-        try:
-            return reader.end_offsets()
-        finally:
-            reader.close()
-
-    def committed(self, stage: str, topic: str) -> dict[TopicPartition, int | None]:
-        return self.broker.group_offsets(f"{self.name}-{stage}", self.partitions(topic))
-
-    def read(self, topic: str) -> list[Record]:
-        """All committed records up to the present end, in offset order within their partitions."""
-        reader = self.broker.reader(self.partitions(topic))
-        try:
-            ends = reader.end_offsets()
-            records: list[Record] = []
-            deadline_s = time.monotonic() + PATIENCE_S
-            while any(reader.position(partition) < end for partition, end in ends.items()):
-                assert time.monotonic() < deadline_s, f"{topic} cannot be read to its end"
-                records += reader.poll(0.1)
-        finally:
-            reader.close()
-        return [record for record in records if record.offset < ends[TopicPartition(topic, record.partition)]]
-
-    def input(self) -> tuple[Counter[RowId], Counter[RowId]]:
-        """The rows that are to be coded, and those to be rejected."""
-        valid: Counter[RowId] = Counter()
-        bad: Counter[RowId] = Counter()
-        for record in self.read(self.settings.topics.predictions):
-            good, poison, _ = json.loads(record.key or b"")
-            valid.update((record.partition, record.offset, index) for index in good)
-            bad.update((record.partition, record.offset, index) for index in poison)
-        return valid, bad
-
-    def reckon(self) -> Committed:
-        """Stop in order and compare everything; what was committed, for further questions."""
-        self.rest()
-        self.await_caught_up()
-        # A worker that stops in the middle of a rebalance does not commit: let the group settle.
-        time.sleep(1.0)
-        assert set(self.stop().values()) <= {0}
-        topics = self.settings.topics
-        ends = self.ends(topics.predictions)
-        assert self.committed("encode", topics.predictions) == ends, "offsets are where the positions were"
-        committed = Committed(
-            self.read(topics.codes), self.read(topics.alerts), self.read(topics.state), self.read(topics.references),
-            self.read(topics.rejects),
-        )  # fmt: skip
-        problems = differences(self.settings, committed, *self.input())
-        assert not problems, "\n".join(problems)
-        assert committed.alerts, "a run without alerts proves little"
-        return committed
-
-    def close(self) -> None:
-        self._loading.set()
-        for process in self.workers.values():
-            process.kill()
-            process.join()
-        self.broker.close()
-
-
-def await_(
-    condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S, on_failure: Callable[[], str] = str
-) -> None:
-    """Wait until something holds; fail by name if it does not in time."""
-    deadline_s = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"{what}: not within {patience_s:g} s\n{on_failure()}"
-        time.sleep(0.2)
+MakeArena = Callable[..., Arena]
 
 
 @pytest.fixture
-def arena(kafka: KafkaNode, tmp_path: Path) -> Iterator[Callable[..., Arena]]:
+def make_arena(tmp_path: Path) -> Iterator[MakeArena]:
+    """Arenas on whatever cluster; arguments as `Arena`'s, without the directory."""
     made: list[Arena] = []
 
-    def make(seed: int, **overrides: Any) -> Arena:
-        directory = tmp_path / str(len(made))
+    def make(addresses: list[str], seed: int, **options: Any) -> Arena:
+        directory = tmp_path / f"arena-{len(made)}"
         directory.mkdir()
-        made.append(Arena(kafka, directory, seed, **overrides))
+        made.append(Arena(addresses, directory, seed, **options))
         return made[-1]
 
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Iterator[Report]:
+    """Call it at the end, when all is compared: what came out becomes a line of docs/guarantees.md."""
+    made, started_s = Report(request.node.name), time.monotonic()
+    yield made
+    made.write(time.monotonic() - started_s)
+
+
+@pytest.fixture
+def arena(kafka: KafkaNode, make_arena: MakeArena) -> MakeArena:
+    """Arenas on the one-node Kafka of the session."""
+    return lambda seed, **options: make_arena([kafka.address], seed, **options)

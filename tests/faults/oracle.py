@@ -55,7 +55,14 @@ class Found:
 
 def found(settings: Settings, committed: Committed) -> Found:
     """What the workers under test made."""
-    return Found(_by_subject(committed.alerts), _states(settings, committed.state, committed.references))
+    return found_in(settings, committed.alerts, committed.state, committed.references)
+
+
+def found_in(
+    settings: Settings, alerts: Iterable[Record], state: Iterable[Record], references: Iterable[Record]
+) -> Found:
+    """The same, from the topics that it takes."""
+    return Found(by_subject(alerts), states_of(settings, state, references))
 
 
 def expected(settings: Settings, committed: Committed) -> Found:
@@ -75,8 +82,8 @@ def expected(settings: Settings, committed: Committed) -> Found:
     stage.close(now_s)
     topics = settings.topics
     return Found(
-        _by_subject(broker.records(topics.alerts)),
-        _states(settings, broker.records(topics.state), committed.references),
+        by_subject(broker.records(topics.alerts)),
+        states_of(settings, broker.records(topics.state), committed.references),
     )
 
 
@@ -105,14 +112,14 @@ def rejected_rows(settings: Settings, rejects: Iterable[Record]) -> Counter[RowI
     return rows
 
 
-def _by_subject(alerts: Iterable[Record]) -> dict[bytes, list[str]]:
+def by_subject(alerts: Iterable[Record]) -> dict[bytes, list[str]]:
     subjects: dict[bytes, list[str]] = {}
     for record in alerts:
         subjects.setdefault(record.key or b"", []).append(orjson.loads(record.value or b"")["id"])
     return subjects
 
 
-def _states(
+def states_of(
     settings: Settings, records: Iterable[Record], references: Iterable[Record]
 ) -> dict[StreamKey | str, list[tuple[bytes, bytes | None]]]:
     """The state of every stream and model, read back and saved anew from nothing, so that the cut into chunks makes no

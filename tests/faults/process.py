@@ -2,7 +2,7 @@
 
 A fault is `stage:step:number[:action]`: at that stage's commit of that number (from 1), just before that step of the
 commit block, the process is killed; `action` `sleep=SECONDS` makes it hang there instead, `soon=MILLISECONDS` kills it
-that much later, out of another thread.
+that much later, out of another thread. The step `revoked` is when that stage's member has to give up partitions.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import stream_monitor.broker.kafka as kafka_package
 from stream_monitor import cli, worker
-from stream_monitor.broker.kafka import KafkaBroker, KafkaSettings
+from stream_monitor.broker.kafka import GroupConsumer, KafkaBroker, KafkaSettings
 from stream_monitor.broker.kafka.producer import TransactionalProducer
 from stream_monitor.broker.protocol import Probe
 
@@ -54,6 +56,19 @@ def faulty(fault: str) -> type[KafkaBroker]:
         def producer(self, transactional_id: str, *, probe: Probe | None = None) -> TransactionalProducer:
             watched = transactional_id.endswith(f".{stage}")
             return super().producer(transactional_id, probe=_probe if watched else probe)
+
+        def consumer(self, group: str, topics: Sequence[str], *, instance: str) -> GroupConsumer:
+            member = super().consumer(group, topics, instance=instance)
+            if group.endswith(f"-{stage}"):
+                told = member._listener.on_partitions_revoked
+
+                def revoked(partitions: Collection[Any]) -> None:
+                    if partitions:
+                        probe("revoked")
+                    told(partitions)
+
+                member._listener.on_partitions_revoked = revoked  # type: ignore[method-assign,assignment]
+            return member
 
     _probe = probe
     return Faulty
