@@ -15,6 +15,7 @@ LEARNED_EPOCH: Final = 0
 """The epoch of a reference learned by warming up: published ones start at 1, so they always supersede it."""
 FIRST_EPOCH: Final = 1
 _EXACT: Final = 1 << 40
+_MOST_FOUND: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ class ReferenceBook:
         A segment never borrows the whole model's reference: it differs from the whole by nature, not by drift.
         """
         if stream not in self._found:
+            if len(self._found) >= _MOST_FOUND:  # names come from events
+                self._found.clear()
             exact = self._newest(stream, _EXACT)
             self._found[stream] = exact or self._newest(StreamKey(stream.model, "", stream.segment), 0)
         return self._found[stream]

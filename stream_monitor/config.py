@@ -10,7 +10,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,7 @@ from stream_monitor.config_kafka import KafkaSection
 from stream_monitor.errors import ConfigError, Fault
 from stream_monitor.events import Limits, Shape
 from stream_monitor.labels import LabelShape
+from stream_monitor.reference import MAX_COLUMNS
 from stream_monitor.wire import NEWEST, OLDEST
 
 __all__ = ["DetectionSettings", "ModelSettings", "Settings", "load"]
@@ -125,12 +126,30 @@ _LIMITS = Limits()
 
 
 class LimitsSection(Section):
-    """Bounds on what one record may ask of the monitor; a record beyond them is rejected."""
+    """Bounds on what a producer may ask of the monitor. A record beyond one of the first four is rejected; events of
+    streams beyond the next two are counted and not watched."""
 
     max_record_bytes: Positive = _LIMITS.max_record_bytes
     max_depth: Positive = _LIMITS.max_depth
-    max_events: Positive = _LIMITS.max_events
-    max_features: Positive = _LIMITS.max_features
+    max_events: Positive = Field(default=_LIMITS.max_events, description="Of one record.")
+    max_features: Positive = Field(default=_LIMITS.max_features, description="Of one event.")
+    max_streams: Positive = Field(default=1_000, description="Versions × segments of one model.")
+    max_partition_streams: Positive = Field(
+        default=10_000, description="Streams of all models that share a partition of codes."
+    )
+    max_columns: int = Field(
+        default=1_000, ge=1, le=MAX_COLUMNS, description="Of a reference learned from a stream; the first are watched."
+    )
+    max_warmup_bytes: int = Field(
+        default=1_000_000_000,
+        ge=1_000_000,
+        description="Memory for the events that one model's streams learn from; with many streams each learns from "
+        "fewer.",
+    )
+
+    def of_events(self) -> Limits:
+        """Those that `events.decode` looks at."""
+        return Limits(**{each.name: getattr(self, each.name) for each in fields(Limits)})
 
 
 class InputSection(Section):
@@ -148,7 +167,7 @@ class InputSection(Section):
     def to_shape(self) -> Shape:
         """The shape that `events.decode` takes."""
         given = self.shape.model_dump() | {"ignore": frozenset(self.shape.ignore)}
-        return Shape(**given, limits=Limits(**self.limits.model_dump()))
+        return Shape(**given, limits=self.limits.of_events())
 
 
 class LabelShapeSection(Section):
@@ -177,7 +196,7 @@ class LabelsSection(Section):
 
     def to_shape(self, limits: LimitsSection) -> LabelShape:
         """The shape that `labels.decode_labels` takes."""
-        return LabelShape(**self.shape.model_dump(), limits=Limits(**limits.model_dump()))
+        return LabelShape(**self.shape.model_dump(), limits=limits.of_events())
 
 
 class WorkerSection(Section):

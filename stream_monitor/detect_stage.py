@@ -31,9 +31,20 @@ from stream_monitor.config import Settings
 from stream_monitor.errors import TransactionAborted, VersionUnknown, WireError
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.labels import LabelBatch, decode_label_batch, is_labels
+from stream_monitor.limits import PARTITION_MODELS, Birth, Roster
 from stream_monitor.model import Model, Report
 from stream_monitor.observe import ObserveCommit, lag_of, timed, unobserved
-from stream_monitor.ordering import LONG_AGO, Clock, OutcomeRun, Queue, Tick, check, decode_tick, is_tick
+from stream_monitor.ordering import (
+    LONG_AGO,
+    Clock,
+    OutcomeRun,
+    Queue,
+    Tick,
+    check,
+    decode_tick,
+    first_time_ms,
+    is_tick,
+)
 from stream_monitor.ownership import Ownership
 from stream_monitor.reference import Reference, StreamKey
 from stream_monitor.restoring import BUFFER_BYTES, Progress, Restoring
@@ -45,6 +56,7 @@ log = structlog.get_logger()
 STAGE: Final = "detect"
 TICKS_COMMIT_S: Final = 5.0
 RESTORE_LOG_S: Final = 5.0
+DROPPED_LOG_S: Final = 60.0
 SAVE_BURST_S: Final = 2.0
 """Unused save budget kept for later, in seconds of it."""
 
@@ -66,6 +78,8 @@ class DetectCounts:
     restored_bytes: int = 0
     cold_detectors: int = 0
     lost_states: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Rows of streams beyond the limits, by reason: not watched."""
     gaps: int = 0
     lost_records: int = 0
 
@@ -127,11 +141,14 @@ class Held:
     are due.
 
     `clock`: what its ticks have said so far; `base`: the same as of the committed offset; `clocks`: of each tick since.
-    `touched`: rows came since the last commit.
+    `touched`: rows came since the last commit. `roster`, `model_roster`: when each of its
+    streams and models was let in.
     """
 
     clock: Clock
     base: Clock
+    roster: Roster
+    model_roster: Roster
     clocks: deque[Clock] = field(default_factory=deque)
     streams: dict[StreamKey, Tracked] = field(default_factory=dict)
     waiting: dict[StreamKey, Tracked] = field(default_factory=dict)
@@ -182,6 +199,8 @@ class DetectStage:
         self._urgent: set[tuple[TopicPartition, Subject]] = set()
         self._credit_bytes = 0.0
         self._restore_told_s = 0.0
+        self._dropped_told = 0
+        self._dropped_told_s = -DROPPED_LOG_S
         self._saved_last = TopicPartition("", 0)
         self._last_commit_s = 0.0
         self._last_step_s: float | None = None
@@ -197,6 +216,7 @@ class DetectStage:
             held = self._held[partition]
             for record in records:
                 self._read(partition, held, record)
+        self._tell_dropped(now_s)
         if self._urgent or self._interval_over(now_s):
             self._commit(now_s, everything=False)
         return bool(polled.records) or bool(self._restoring)
@@ -316,7 +336,9 @@ class DetectStage:
         """The state of a partition is read: begin to build."""
         self._feed.catch_up()
         clock = self._clock_of(partition, restoring)
-        self._building[partition] = Held(clock, clock)
+        limits = self._settings.input.limits
+        streams, models = (Roster(limits.max_streams, limits.max_partition_streams) for _ in range(2))
+        self._building[partition] = Held(clock, clock, streams, models)
         strange = restoring.group()
         if strange:
             log.warning("keys on the state topic that are not ours", partition=partition.partition, count=strange)
@@ -348,6 +370,7 @@ class DetectStage:
         queue = Queue(restored.stamp, restored.released_ms)
         outdated = restored.version != self._settings.worker.writes_version
         held.streams[key] = Tracked(restored.stream, queue, restored.saved, outdated=outdated)
+        held.roster.enter(key.model, restored.stream.birth.since)
         if outdated:
             held.due.append(key)
         self._report(key, restored)
@@ -359,6 +382,7 @@ class DetectStage:
         queue = Queue(restored.stamp, restored.released_ms)
         outdated = restored.version != self._settings.worker.writes_version
         held.models[name] = TrackedModel(restored.model, queue, restored.saved, outdated=outdated)
+        held.model_roster.enter(name, restored.model.since)
         if outdated:
             restored.saved.whole = True
             held.due.append(name)
@@ -416,28 +440,53 @@ class DetectStage:
             raise
         self.counts.batches += 1
         held.touched = True
-        tracked = held.streams.get(batch.stream)
+        tracked = held.streams.get(batch.stream) or self._begin(held, batch, record.offset)
         if tracked is None:
-            stream = self._factory.stream(batch.stream)
-            tracked = held.streams[batch.stream] = Tracked(stream, Queue(), states.Saved())
+            return
         tracked.queue.add(batch, record.offset, held.clock.clock_ms)
         if tracked.queue.first_offset is not None:
             held.waiting[batch.stream] = tracked
         run = OutcomeRun.of(batch, with_ids=self._settings.joins_labels(batch.stream.model))
         if run is not None:
-            self._model(held, batch.stream.model).queue.add(run, record.offset, held.clock.clock_ms)
+            self._model(held, batch.stream.model, record.offset).queue.add(run, record.offset, held.clock.clock_ms)
 
     def _read_labels(self, held: Held, labels: LabelBatch, offset: int) -> None:
         """Take labels: they wait for the next tick, so that when they are applied does not depend on a poll."""
         held.touched = True
-        tracked = self._model(held, labels.model)
+        if labels.model not in held.models and not held.model_roster.has_room(offset):
+            self.counts.dropped[PARTITION_MODELS] += len(labels)
+            return
+        tracked = self._model(held, labels.model, offset)
         if offset >= tracked.queue.stamp:  # else the restored state includes them
             tracked.labels.append((offset, labels))
 
-    def _model(self, held: Held, name: str) -> TrackedModel:
+    def _model(self, held: Held, name: str, offset: int) -> TrackedModel:
         if name not in held.models:
             held.models[name] = TrackedModel(self._factory.model(name), Queue(), model_state.Saved())
+            held.models[name].model.since = offset
+            held.model_roster.enter(name, offset)
         return held.models[name]
+
+    def _begin(self, held: Held, batch: Batch, offset: int) -> Tracked | None:
+        """A stream heard of for the first time; None where there are too many already."""
+        key = batch.stream
+        rank = held.roster.place(key.model, offset)
+        if isinstance(rank, str):
+            self.counts.dropped[rank] += len(batch)
+            return None
+        stream = self._factory.stream(key)
+        stream.birth = Birth(offset, rank, first_time_ms(batch))
+        held.roster.enter(key.model, offset)
+        held.streams[key] = Tracked(stream, Queue(), states.Saved())
+        return held.streams[key]
+
+    def _tell_dropped(self, now_s: float) -> None:
+        """Say once a minute at most that events are not watched, however many streams they name."""
+        dropped = self.counts.dropped.total()
+        if dropped > self._dropped_told and now_s - self._dropped_told_s >= DROPPED_LOG_S:
+            log.error("events of streams beyond the limits (input.limits) are not watched",
+                      events=dropped - self._dropped_told, **self.counts.dropped)  # fmt: skip
+            self._dropped_told, self._dropped_told_s = dropped, now_s
 
     def _tick(self, partition: TopicPartition, held: Held, tick: Tick, offset: int) -> None:
         held.clock = held.clock.advance(tick, offset)
@@ -503,6 +552,8 @@ class DetectStage:
             self._learned.append(outcome.learned)
             log.info("reference learned", stream=str(stream), columns=len(outcome.learned.columns),
                      rows=outcome.learned.source.rows)  # fmt: skip
+        if outcome.cut_short:
+            log.warning("learned from fewer events than asked for (input.limits.max_warmup_bytes)", stream=str(stream))
         if outcome.failed:
             log.error("no reference could be learned, warming up again", stream=str(stream), why=outcome.failed)
         if outcome.alerts or outcome.learned is not None:

@@ -61,15 +61,17 @@ class _Candidate:
 def draft(learner: Learner, stream: StreamKey, options: FitOptions) -> Draft:
     """Choose the columns and their bins, without season. Raises DataError where nothing can be watched."""
     skipped: dict[str, str] = {}
-    chosen = [*_inputs(learner, stream, options, skipped), *_predictions(learner, skipped)]
+    inputs, predictions = list(_inputs(learner, stream, options, skipped)), list(_predictions(learner, skipped))
+    most = min(options.most_columns, MAX_COLUMNS)
+    room = max(0, most - len(predictions))
+    for surplus in inputs[room:] + predictions[most:]:
+        skipped[surplus.name] = f"more than {most} columns"
+    chosen = inputs[:room] + predictions[:most]
     if not chosen:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:10])
         raise DataError(
             f"{stream}: nothing to watch in {learner.rows} rows ({reasons or 'no features, no prediction'})"
         )
-    for surplus in chosen[MAX_COLUMNS:]:
-        skipped[surplus.name] = f"more than {MAX_COLUMNS} columns"
-    chosen = chosen[:MAX_COLUMNS]
     columns, singles, text = [], [], 0
     for candidate in chosen:
         column, single = _column(candidate, learner, options.importance.get(candidate.name))

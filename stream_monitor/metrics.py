@@ -48,6 +48,9 @@ RECORDS: Final = _counter("input_records_total", "Input records that were read a
 EVENTS: Final = _counter("events_total", "Events by stage: encoded, or watched by the detectors.", "stage")
 REJECTS: Final = _counter("rejects_total", "Records, or events of one, that could not be used.", "reason")
 STALE: Final = _counter("stale_events_total", "Events coded under a reference no longer in force: not watched.")
+DROPPED: Final = _counter(
+    "dropped_events_total", "Events of streams, and labels of models, beyond input.limits: not watched.", "reason"
+)
 BAD_BATCHES: Final = _counter("invalid_batches_total", "Damaged records of the codes topic, skipped.")
 ALERTS: Final = _counter("alerts_total", "Alerts published.", "kind", "state")
 OPEN: Final = _gauge("alerts_open", "Alerts open now.", "kind")
@@ -103,6 +106,7 @@ def of_detect(stage: DetectStage, now_ms: int) -> Iterator[Sample]:
     counts, labels = stage.counts, ("detect",)
     yield EVENTS, labels, counts.rows
     yield STALE, (), counts.stale_rows
+    yield from ((DROPPED, (reason,), number) for reason, number in counts.dropped.items())
     yield BAD_BATCHES, (), counts.invalid_batches
     for name, number in counts.alerts.items():
         kind, _, state = name.rpartition(".")

@@ -50,10 +50,12 @@ class Report:
 
 @dataclass(slots=True)
 class Model:
-    """The waiting room of one model, and who is in it. `streams`: by the numbers that entries carry."""
+    """The waiting room of one model, and who is in it. `streams`: by the numbers that entries carry; `since`: the codes
+    offset of the record that began it."""
 
     name: str
     waiting: Waiting
+    since: int = -1
     counts: Counts = field(default_factory=Counts)
     classes: dict[str, int] = field(default_factory=dict)
     streams: dict[StreamKey, int] = field(default_factory=dict)

@@ -50,6 +50,7 @@ class Document(msgspec.Struct, frozen=True):
     classes: list[str]
     streams: list[tuple[str, str]]
     delays: list[int]
+    since: int = -1
 
 
 class _Chunk(msgspec.Struct, frozen=True, array_like=True):
@@ -95,7 +96,7 @@ def save(
     streams = [(each.version, each.segment) for each in model.streams]
     document = Document(
         model.name, stamp, released_ms, waiting.first, waiting.next, waiting.newest_ms, model.counts,
-        list(model.classes), streams, model.delays.tolist(),
+        list(model.classes), streams, model.delays.tolist(), model.since,
     )  # fmt: skip
     parts = list(frames(msgspec.msgpack.encode(wire.as_of(version, document)), stamp, KIND, version))
     records += [(key(stream, part, "m"), data) for part, data in enumerate(parts)]
@@ -179,6 +180,8 @@ def _document(parts: dict[int, bytes]) -> Document:
         raise WireError(f"document of a model cannot be read: {error}") from error
     if not 0 <= document.first <= document.next < MAX_NUMBER or len(document.delays) != len(DELAY_BUCKETS_MS) + 1:
         raise WireError("a model's document with numbers that cannot be")
+    if not -1 <= document.since < MAX_NUMBER:
+        raise WireError("a model that began where there is nothing")
     if len(document.classes) > MAX_CLASSES or len(document.streams) > MAX_STREAMS:
         raise WireError("a model's document with more names than there can be")
     return document
@@ -223,7 +226,7 @@ def _fill(model: Model, document: Document, entries: Records, joins: dict[int, R
     if len(found) and int(found["name"].max()) >= len(document.classes):
         raise WireError("labels of classes that are not there")
     model.waiting.restore(document.first, document.newest_ms, entries, found)
-    model.counts = document.counts
+    model.counts, model.since = document.counts, document.since
     model.classes = {name: place for place, name in enumerate(document.classes)}
     model.streams = {StreamKey(model.name, *stream): place for place, stream in enumerate(document.streams)}
     model.delays = np.array(document.delays, dtype=np.int64)

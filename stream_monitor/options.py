@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from stream_monitor.reference import Kind, Season
+from stream_monitor.reference import MAX_COLUMNS, Kind, Season
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class FitOptions:
     `ordered`: whether the order of the rows is that of the events: True trusts it, False denies it and that of their
     time stamps, None looks at the time stamps. `most_values`: numbers kept in memory, over all columns and streams;
     beyond, edges come from a sample.
-    `stratum_rows`: rows that a stratum of a season should hold.
+    `stratum_rows`: rows that a stratum of a season should hold. `most_columns`: the first so many are watched.
     """
 
     season: Season | Literal["auto"] = "auto"
@@ -30,6 +30,7 @@ class FitOptions:
     ordered: bool | None = None
     most_values: int = 32_000_000
     stratum_rows: int = 500
+    most_columns: int = MAX_COLUMNS
 
     def named(self) -> list[str]:
         """Features asked for by their full name."""

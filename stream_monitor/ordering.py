@@ -274,6 +274,11 @@ def _origins(batch: Orderable) -> Origins:
     return Origins.of(batch.rows) if isinstance(batch, RawBatch) else batch.origins
 
 
+def first_time_ms(batch: Batch) -> int:
+    """The earliest event time in a batch."""
+    return int(_origins(batch).time_ms.min())
+
+
 def _ascending(batch: Orderable) -> Orderable:
     """The batch with its rows in the order of their merge times, as encoders write them anyway."""
     keys = _origins(batch).record_ms

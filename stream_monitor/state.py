@@ -25,6 +25,7 @@ from stream_monitor.book import Entry, ReferenceBook
 from stream_monitor.detectors.signal import State
 from stream_monitor.errors import WireError
 from stream_monitor.events import DATES_MS, Row
+from stream_monitor.limits import UNBORN, Birth
 from stream_monitor.monitor import MonitorState
 from stream_monitor.ordering import LONG_AGO, Clock
 from stream_monitor.reference import StreamKey
@@ -83,6 +84,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     released_ms: int
     watched: Watched | None = None
     chunks: int = 0
+    birth: Birth | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True):
@@ -188,7 +190,7 @@ def save(
 def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snapshot:
     monitor = stream.monitor
     if monitor is None:
-        return Snapshot(*stream.key, stamp, released_ms, None, chunks)
+        return Snapshot(*stream.key, stamp, released_ms, None, chunks, _birth(stream))
     watched = Watched(
         monitor.entry.digest,
         monitor.entry.epoch,
@@ -197,7 +199,12 @@ def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snap
         {name: pack_array(array) for name, array in monitor.trail.state().items()},
         {name: pack_detector(tag, state) for name, (tag, state) in monitor.detectors.states().items()},
     )
-    return Snapshot(*stream.key, stamp, released_ms, watched, chunks)
+    return Snapshot(*stream.key, stamp, released_ms, watched, chunks, _birth(stream))
+
+
+def _birth(stream: Stream) -> Birth | msgspec.UnsetType:
+    """Left out where it is not known, as by a release that did not note it."""
+    return stream.birth if stream.birth != UNBORN else msgspec.UNSET
 
 
 def frames(data: bytes, stamp: int, kind: bytes, version: int) -> Iterator[bytes]:
@@ -261,15 +268,18 @@ def restore(stream: Stream, parts: dict[str, dict[int, bytes]], book: ReferenceB
     except WireError as error:
         return Restored(stream, 0, LONG_AGO, saved, lost=str(error))
     restored = Restored(stream, snapshot.stamp, snapshot.released_ms, saved, version=wire.version_of(pieces[0]))
+    if snapshot.birth is not msgspec.UNSET and snapshot.birth.sound:
+        stream.birth = snapshot.birth
     try:
         if snapshot.watched is not None:
             _restore_watched(stream, snapshot.watched, book, restored)
         else:
-            stream.warmup = list(_warmup_rows(chunks, snapshot.chunks, stream.key))
-            saved.warmup_rows, saved.last_row = len(stream.warmup), stream.warmup[-1] if stream.warmup else None
-            del stream.warmup[stream.warmup_rows - 1 :]  # a shorter one is asked for since: the next row ends it
+            rows = list(_warmup_rows(chunks, snapshot.chunks, stream.key))
+            saved.warmup_rows, saved.last_row = len(rows), rows[-1] if rows else None
+            stream.restore_warmup(rows)
     except WireError as error:
-        stream.monitor, stream.warmup = None, []
+        stream.monitor = None
+        stream.restore_warmup([])
         restored.lost = str(error)
     return restored
 

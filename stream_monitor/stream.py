@@ -12,6 +12,7 @@ from stream_monitor.coding import Privacy, code
 from stream_monitor.encode import Binner
 from stream_monitor.errors import DataError, ReferenceInvalid
 from stream_monitor.events import Row
+from stream_monitor.limits import UNBORN, Birth, WarmupBudget, weight
 from stream_monitor.monitor import Monitor
 from stream_monitor.reference import Reference, StreamKey
 
@@ -21,7 +22,8 @@ Fit = Callable[[list[Row], StreamKey], Reference]
 
 @dataclass(slots=True)
 class Outcome:
-    """What feeding a batch brought. `learned`: a reference to publish; `failed`: why learning one did not work.
+    """What feeding a batch brought. `learned`: a reference to publish; `failed`: why learning one did not work;
+    `cut_short`: it had to be learned from fewer rows than asked for, to keep within the bound on memory.
 
     `stale` rows were coded under a reference no longer in force (or never seen): counted, not fed.
     """
@@ -31,20 +33,25 @@ class Outcome:
     stale: int = 0
     learned: Reference | None = None
     failed: str = ""
+    cut_short: bool = False
     switched: bool = False
 
 
 @dataclass(slots=True)
 class Stream:
-    """`monitor` None: still warming up, with `warmup` rows so far of the `warmup_rows` it takes."""
+    """`monitor` None: still warming up, with `warmup` rows so far of the `warmup_rows` it takes, or of as many as its
+    share of `budget` holds."""
 
     key: StreamKey
     warmup_rows: int
     new_monitor: NewMonitor
     fit: Fit
+    budget: WarmupBudget
     privacy: Privacy = "full"
+    birth: Birth = UNBORN
     monitor: Monitor | None = None
     warmup: list[Row] = field(default_factory=list)
+    _warmup_bytes: int = 0
     _binner: Binner | None = None
 
     def feed(self, batch: Batch, book: ReferenceBook) -> Outcome:
@@ -74,11 +81,7 @@ class Stream:
     def _feed_raw(self, batch: RawBatch, outcome: Outcome) -> None:
         rows = list(batch.rows)
         if self.monitor is None:
-            wanted = self.warmup_rows - len(self.warmup)
-            self.warmup += rows[:wanted]
-            rows = rows[wanted:]
-            if len(self.warmup) == self.warmup_rows:
-                self._learn(outcome)
+            rows = self._collect(rows, outcome)
         if not rows:
             return
         if self.monitor is None:  # learning failed: start over with what is left
@@ -90,8 +93,27 @@ class Stream:
         outcome.alerts += self.monitor.feed(coded.codes, coded.origins, coded.extras, coded.unknown)
         outcome.fed += len(rows)
 
+    def _collect(self, rows: list[Row], outcome: Outcome) -> list[Row]:
+        """Take rows to learn from until there are enough, or as many as may be kept; the rows left over."""
+        wanted = self.warmup_rows - len(self.warmup)
+        for taken, row in enumerate(rows[:wanted], 1):
+            self.warmup.append(row)
+            self._warmup_bytes += weight_of(row)
+            if self._warmup_bytes >= self.budget.of(self.birth.rank):
+                outcome.cut_short = taken < wanted
+                wanted = taken
+                break
+        if len(rows) >= wanted:
+            self._learn(outcome)
+        return rows[wanted:]
+
+    def restore_warmup(self, rows: list[Row]) -> None:
+        """Rows collected before a restart. Where fewer are asked for since, the next row ends it."""
+        self.warmup = rows[: self.warmup_rows - 1]
+        self._warmup_bytes = sum(map(weight_of, self.warmup))
+
     def _learn(self, outcome: Outcome) -> None:
-        rows, self.warmup = self.warmup, []
+        rows, self.warmup, self._warmup_bytes = self.warmup, [], 0
         try:
             reference = self.fit(rows, self.key)
         except (DataError, ReferenceInvalid) as error:
@@ -104,6 +126,11 @@ class Stream:
     def _watch(self, entry: Entry, outcome: Outcome) -> None:
         if self.monitor is not None:
             outcome.alerts += self.monitor.end("reference_changed")
-        self.warmup, self._binner = [], None
+        self.warmup, self._warmup_bytes, self._binner = [], 0, None
         self.monitor = self.new_monitor(self.key, entry)
         outcome.switched = True
+
+
+def weight_of(row: Row) -> int:
+    """About how many bytes of memory a row takes."""
+    return weight(row.features) + weight(row.prediction) + weight(row.label) + weight(row.id)

@@ -9,9 +9,10 @@ from stream_monitor.config import ModelSettings, Settings
 from stream_monitor.detectors.ensemble import DetectorSet
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, fit
+from stream_monitor.limits import WarmupBudget
 from stream_monitor.model import Model
 from stream_monitor.monitor import Monitor, Rules
-from stream_monitor.reference import Reference, Season, StreamKey
+from stream_monitor.reference import MAX_COLUMNS, Reference, Season, StreamKey
 from stream_monitor.stream import Stream
 from stream_monitor.waiting import Waiting
 
@@ -25,8 +26,11 @@ class StreamFactory:
 
     def stream(self, key: StreamKey) -> Stream:
         model = self._settings.for_model(key.model)
+        limits = self._settings.input.limits
+        budget = WarmupBudget(limits.max_warmup_bytes, limits.max_streams)
+        learn = partial(_fit, model, limits.max_columns)
         privacy = self._settings.privacy.raw
-        return Stream(key, model.detection.warmup_events, partial(self._monitor, model), partial(_fit, model), privacy)
+        return Stream(key, model.detection.warmup_events, partial(self._monitor, model), learn, budget, privacy)
 
     def model(self, name: str) -> Model:
         labels = self._settings.labels
@@ -45,14 +49,14 @@ class StreamFactory:
         return self._rules[model.match]
 
 
-def fit_options(model: ModelSettings) -> FitOptions:
+def fit_options(model: ModelSettings, most_columns: int = MAX_COLUMNS) -> FitOptions:
     """What the settings say about a model's features; a warm-up is ordered, and too short to show a season."""
     rules = model.features
     return FitOptions(
         season=Season.NONE, include=rules.include, exclude=rules.exclude,
-        kinds=rules.kinds(), ordered=True,
+        kinds=rules.kinds(), ordered=True, most_columns=most_columns,
     )  # fmt: skip
 
 
-def _fit(model: ModelSettings, rows: list[Row], key: StreamKey) -> Reference:
-    return fit(rows, key, fit_options(model))
+def _fit(model: ModelSettings, most_columns: int, rows: list[Row], key: StreamKey) -> Reference:
+    return fit(rows, key, fit_options(model, most_columns))
