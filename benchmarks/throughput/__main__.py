@@ -1,11 +1,14 @@
-"""Runs the consumers in turn on a real Kafka of its own and writes `benchmarks/throughput.md` and `.json`."""
+"""Measures how fast the main job is, and writes `benchmarks/throughput.md` and `.json`.
+
+    python -m benchmarks.throughput [--only PART ...] [--runs N] [--events N]
+
+What needs a broker runs on a real Kafka of its own. With `--only`, the figures of the other parts stay.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -16,133 +19,165 @@ from typing import Final
 
 from rich.console import Console
 
+from benchmarks.throughput import detection, flat, latency, scaling, size, start
+from benchmarks.throughput.results import PARTS, Figure, write
 from benchmarks.throughput.workload import fill
 from scripts.kafka_node import KafkaNode, free_port
 from stream_monitor.broker.kafka import KafkaBroker, KafkaSettings
 from stream_monitor.broker.protocol import TopicSpec
 
-HOME: Final = Path(__file__).parents[1]
 PARTITIONS: Final = 6
+ON_KAFKA: Final = frozenset({"main", "profile", "scaling", "latency"})
 WORDS: Final = {
     "main": "main job, one worker, both stages",
     "plain": "(a) plain consumer: kafka-python, orjson, river ADWIN + PageHinkley + Histogram",
     "poll": "(b) poll and count",
     "parse": "(c) poll and orjson.loads",
 }
+SHAPES: Final = {"single": ("one event a record", 1), "array": ("100 events a record", 100)}
 GATES: Final = {("single", "plain"): (4.5, 6.0), ("single", "parse"): (0.55, 0.65), ("array", "plain"): (6.0, 10.0)}
 """(records, peer) → gate and goal of main ÷ peer."""
 
-Figures = dict[str, float]
+Told = dict[str, float]
+console = Console(stderr=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--plain-events", type=int, default=20_000, help="of the plain consumer, which is slow")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="of the parts that need no broker: rows, columns, seconds"
+    )
     asked = parser.parse_args(arguments)
-    console = Console(stderr=True)
-    found: dict[str, dict[str, list[Figures]]] = {}
-    with tempfile.TemporaryDirectory() as directory:
-        node = KafkaNode(Path(directory), free_port())
-        node.start()
-        try:
-            for shape, per_record in (("single", 1), ("array", 100)):
-                found[shape] = _measure(node.address, shape, per_record, asked, console)
-        finally:
-            node.stop()
-    records = _records(found)
-    (HOME / "throughput.json").write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
-    (HOME / "throughput.md").write_text(_markdown(found, records, asked))
+    figures: list[Figure] = []
+    for part in asked.only:
+        if part not in ON_KAFKA:
+            figures += _told(_offline(part, asked))
+    if ON_KAFKA.intersection(asked.only):
+        with tempfile.TemporaryDirectory() as directory:
+            node = KafkaNode(Path(directory), free_port())
+            node.start()
+            try:
+                figures += _on_kafka(node.address, asked)
+            finally:
+                node.stop()
+    write(figures, "python -m benchmarks.throughput " + " ".join(arguments or sys.argv[1:]))
     return 0
 
 
-def _measure(
-    address: str, shape: str, per_record: int, asked: argparse.Namespace, console: Console
-) -> dict[str, list[Figures]]:
-    broker = KafkaBroker(KafkaSettings((address,)))
-    broker.create_topics([TopicSpec(shape, PARTITIONS)])
-    broker.close()
-    size = fill(address, shape, asked.events, per_record)
-    console.print(f"{shape}: {asked.events:,} events of {size:.0f} bytes, {per_record} a record", highlight=False)
-    runs: dict[str, list[Figures]] = {name: [] for name in WORDS}
-    for run in range(asked.runs + 1):  # the first, which also compiles the kernels, does not count
+def _offline(part: str, asked: argparse.Namespace) -> list[Figure]:
+    console.print(f"{part}: {PARTS[part]}", highlight=False)
+    match part:
+        case "detection":
+            return detection.measure(asked.runs, asked.scale)
+        case "flat":
+            return flat.measure(max(asked.runs // 2, 1), asked.scale)
+        case "size":
+            return size.measure(asked.scale)
+        case _:
+            return start.measure(asked.runs)
+
+
+def _on_kafka(address: str, asked: argparse.Namespace) -> list[Figure]:
+    figures: list[Figure] = []
+    rate = 20_000.0
+    if "main" in asked.only:
+        for shape, (_, per_record) in SHAPES.items():
+            runs = _compare(address, shape, per_record, asked)
+            figures += _told(_main_figures(shape, runs))
+            if shape == "single":
+                rate = median(map(_rate, runs["main"]))
+    if "profile" in asked.only:
+        for shape, (case, per_record) in SHAPES.items():
+            _fill(address, f"profile-{shape}", asked.events, per_record)
+            told = [_process("profile", address, f"profile-{shape}", asked.events, per_record)
+                    for _ in range(min(asked.runs, 3) + 1)]  # fmt: skip
+            figures += _told(_profile_figures(case, told[1:]))
+    if "scaling" in asked.only:
+        figures += _told(scaling.measure(address, min(asked.runs, 3), asked.events))
+    if "latency" in asked.only:
+        figures += _told(latency.measure(address, rate / 2, 20.0))
+    return figures
+
+
+def _compare(address: str, topic: str, per_record: int, asked: argparse.Namespace) -> dict[str, list[Told]]:
+    """All consumers in turn; the first round, which also compiles the kernels, does not count."""
+    _fill(address, topic, asked.events, per_record)
+    runs: dict[str, list[Told]] = {name: [] for name in WORDS}
+    for run in range(asked.runs + 1):
         for name in WORDS:
             events = asked.plain_events if name == "plain" else asked.events
-            figures = _process(name, address, shape, events, per_record)
-            rate = figures["events"] / figures["wall_s"]
-            console.print(f"  {run}/{asked.runs} {name:<6} {rate:>9,.0f} events/s", highlight=False)
+            told = _process(name, address, topic, events, per_record)
+            console.print(f"  {run}/{asked.runs} {name:<6} {_rate(told):>9,.0f} events/s {_cpu_us(told):>7.1f} µs",
+                          highlight=False)  # fmt: skip
             if run:
-                runs[name].append(figures)
+                runs[name].append(told)
     return runs
 
 
-def _process(name: str, address: str, topic: str, events: int, per_record: int) -> Figures:
+def _fill(address: str, topic: str, events: int, per_record: int) -> None:
+    broker = KafkaBroker(KafkaSettings((address,)))
+    broker.create_topics([TopicSpec(topic, PARTITIONS)])
+    broker.close()
+    size = fill(address, topic, events, per_record)
+    console.print(f"{topic}: {events:,} events of {size:.0f} bytes, {per_record} a record", highlight=False)
+
+
+def _process(name: str, address: str, topic: str, events: int, per_record: int) -> Told:
     arguments = [name, address, topic, str(events), str(per_record)]
     command = [sys.executable, "-m", "benchmarks.throughput.consumers", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    told: Told = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def _rate(told: Told) -> float:
+    return told["events"] / told["wall_s"]
+
+
+def _cpu_us(told: Told) -> float:
+    return 1e6 * told["cpu_s"] / told["events"]
+
+
+def _main_figures(shape: str, runs: dict[str, list[Told]]) -> list[Figure]:
+    case, figures = SHAPES[shape][0], []
+    for peer in ("plain", "parse", "poll"):
+        gate, goal = GATES.get((shape, peer), (None, None))
+        pairs = list(zip(runs["main"], runs[peer], strict=True))
+        rates = median(_rate(main) / _rate(other) for main, other in pairs)
+        work = median(_cpu_us(other) / _cpu_us(main) for main, other in pairs)
+        figures.append(Figure("main", case, f"main ÷ {WORDS[peer]}: events/s", rates, "×", gate, goal))
+        figures.append(Figure("main", case, "the same by CPU time", work, "×"))
+    for name, told in runs.items():
+        figures += [
+            Figure("main", case, WORDS[name], median(map(_rate, told)), "events/s"),
+            Figure("main", case, "its CPU time", median(map(_cpu_us, told)), "µs/event"),
+            Figure("main", case, "its peak memory", median(each["rss_mb"] for each in told), "MiB"),
+        ]
     return figures
 
 
-def _rate(figures: Figures) -> float:
-    return figures["events"] / figures["wall_s"]
+def _profile_figures(case: str, runs: list[Told]) -> list[Figure]:
+    """By stage; what the client's own threads do is the rest of the process."""
+    stages = [name for name in runs[0] if name.startswith("stage ")]
+    each = {name: median(1e6 * told[name] / told["events"] for told in runs) for name in stages}
+    whole = median(map(_cpu_us, runs))
+    each["stage client threads"] = whole - sum(each.values())
+    ordered = sorted(each.items(), key=lambda item: -item[1])
+    figures = [Figure("profile", case, name.removeprefix("stage "), value, "µs/event") for name, value in ordered]
+    return [*figures, Figure("profile", case, "in all", whole, "µs/event")]
 
 
-def _records(found: dict[str, dict[str, list[Figures]]]) -> list[dict[str, object]]:
-    """The same shape as the detection benchmark's JSON; ratios are medians of the ratios run by run."""
-    records: list[dict[str, object]] = []
-    for shape, runs in found.items():
-        for name, figures in runs.items():
-            cpu_us = median(1e6 * f["cpu_s"] / f["events"] for f in figures)
-            for metric, value, unit in (
-                ("rate", median(map(_rate, figures)), "events/s"),
-                ("cpu", cpu_us, "µs/event"),
-                ("rss", median(f["rss_mb"] for f in figures), "MiB"),
-            ):
-                records.append(_record(shape, f"{name} {metric}", value, unit, None))
-        for peer in ("plain", "poll", "parse"):
-            ratio = median(_rate(m) / _rate(p) for m, p in zip(runs["main"], runs[peer], strict=True))
-            records.append(_record(shape, f"main ÷ {peer}", ratio, "×", GATES.get((shape, peer))))
-    return records
-
-
-def _record(shape: str, metric: str, value: float, unit: str, bounds: tuple[float, float] | None) -> dict[str, object]:
-    gate, goal = bounds or (None, None)
-    return {
-        "test": "throughput", "case": shape, "metric": metric, "value": round(value, 3), "unit": unit, "peers": {},
-        "oracle": None, "gate": gate, "goal": goal, "pass": None if gate is None else value >= gate,
-    }  # fmt: skip
-
-
-def _markdown(
-    found: dict[str, dict[str, list[Figures]]], records: list[dict[str, object]], asked: argparse.Namespace
-) -> str:
-    lines = [
-        "# Throughput",
-        "",
-        f"`python -m benchmarks.throughput --events {asked.events} --runs {asked.runs}`; {os.cpu_count()} cores shared "
-        f"with the broker, Python {platform.python_version()}; medians of {asked.runs} runs; {PARTITIONS} partitions; "
-        "20 numeric features, 2 categories and the prediction an event.",
-    ]
-    for shape, runs in found.items():
-        lines += ["", f"## {'One event a record' if shape == 'single' else '100 events a record'}", ""]
-        lines += ["| what | events/s | CPU µs/event | peak RSS MiB |", "| --- | ---: | ---: | ---: |"]
-        for name, figures in runs.items():
-            lines.append(
-                f"| {WORDS[name]} | {median(map(_rate, figures)):,.0f} "
-                f"| {median(1e6 * f['cpu_s'] / f['events'] for f in figures):.1f} "
-                f"| {median(f['rss_mb'] for f in figures):.0f} |"
-            )
-        lines += ["", "| ratio | measured | gate | goal | |", "| --- | ---: | ---: | ---: | --- |"]
-        for record in records:
-            if record["case"] == shape and record["unit"] == "×":
-                word = {None: "", True: "pass", False: "**FAIL**"}[record["pass"]]  # type: ignore[index]
-                gate, goal = record["gate"] or "", record["goal"] or ""
-                lines.append(f"| {record['metric']} | {record['value']:.2f} | {gate} | {goal} | {word} |")
-    return "\n".join(lines) + "\n"
+def _told(figures: list[Figure]) -> list[Figure]:
+    for f in figures:
+        console.print(f"  {f.case}: {f.metric} {f.value:,.2f} {f.unit} {'' if f.passed is not False else 'FAIL'}",
+                      highlight=False)  # fmt: skip
+    return figures
 
 
 if __name__ == "__main__":

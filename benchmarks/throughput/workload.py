@@ -1,4 +1,4 @@
-"""The events: 20 numeric features, 2 categories and a prediction, about 700 bytes of JSON; seeded."""
+"""The events: 20 numeric features, 2 categories and a prediction, about 800 bytes of JSON; seeded."""
 
 from __future__ import annotations
 
@@ -19,25 +19,39 @@ REFERENCE_ROWS: Final = 20_000
 START_MS: Final = 1_767_225_600_000
 
 
-def rows(count: int, seed: int) -> Iterator[Row]:
-    """Stationary rows, one a millisecond."""
+def rows(count: int, seed: int, numeric: int = NUMERIC, models: int = 1) -> Iterator[Row]:
+    """Stationary rows, one a millisecond, of models in turn."""
     rng = np.random.default_rng(seed)
     for start in range(0, count, 10_000):
         size = min(10_000, count - start)
-        values = rng.normal(size=(size, NUMERIC)).tolist()
+        values = rng.normal(size=(size, numeric)).tolist()
         categories = rng.integers(0, 8, size=(size, 2)).tolist()
         for i, (numbers, (region, plan)) in enumerate(zip(values, categories, strict=True)):
             features = {f"feature_{j:02d}": value for j, value in enumerate(numbers)}
             features |= {"region": f"region-{region}", "plan": f"plan-{plan}"}
             number = start + i
             yield Row(
-                MODEL, "1", "", START_MS + number, features, numbers[0] * 0.1 + 0.5, None, str(number), 0, number, 0
-            )
+                model(number % models), "1", "", START_MS + number, features, numbers[0] * 0.1 + 0.5, None,
+                str(number), 0, number, 0,
+            )  # fmt: skip
 
 
-def reference() -> Reference:
-    stream = StreamKey(MODEL, "1")
-    return fit(list(rows(REFERENCE_ROWS, seed=1)), stream, FitOptions(season=Season.NONE, ordered=True))
+def model(number: int) -> str:
+    return f"{MODEL}-{number}" if number else MODEL
+
+
+def reference(of: str = MODEL, numeric: int = NUMERIC, rows_used: int = REFERENCE_ROWS) -> Reference:
+    options = FitOptions(season=Season.NONE, ordered=True)
+    return fit(list(rows(rows_used, seed=1, numeric=numeric)), StreamKey(of, "1"), options)
+
+
+def wide_reference(columns: int, rows_used: int = 5_000) -> Reference:
+    """Of `columns` normal columns and nothing else; every 20 are the same 20, of which tables are built once."""
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(rows_used, min(columns, NUMERIC)))
+    features = [{f"x{j:04d}": row[j % len(row)] for j in range(columns)} for row in values.tolist()]
+    found = [Row(MODEL, "1", "", START_MS + i, each, None, None, None, 0, i, 0) for i, each in enumerate(features)]
+    return fit(found, StreamKey(MODEL, "1"), FitOptions(season=Season.NONE, ordered=True))
 
 
 def event(row: Row) -> dict[str, object]:
@@ -47,11 +61,11 @@ def event(row: Row) -> dict[str, object]:
     }  # fmt: skip
 
 
-def fill(address: str, topic: str, count: int, per_record: int) -> float:
+def fill(address: str, topic: str, count: int, per_record: int, models: int = 1) -> float:
     """Write `count` events, `per_record` to a record (an array if more than one); mean bytes of an event."""
     producer = Producer({"bootstrap.servers": address, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000})
     written, batch = 0, []
-    for number, row in enumerate(rows(count, seed=2), 1):
+    for number, row in enumerate(rows(count, seed=2, models=models), 1):
         batch.append(event(row))
         if len(batch) == per_record or number == count:
             value = orjson.dumps(batch if per_record > 1 else batch[0])

@@ -1,0 +1,129 @@
+"""Both stages over the in-memory broker and a clock of our own: equal rates, however many streams or columns.
+
+Every second of that clock brings as many values as any other case, and ends with a commit of either stage: at 1,000
+streams each of them has 15 rows a second, the hardest case for whatever is done once a stream.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from statistics import median
+from typing import Final
+
+import msgspec
+import numpy as np
+import orjson
+import structlog
+
+from benchmarks.throughput.results import Figure
+from benchmarks.throughput.workload import MODEL, NUMERIC, START_MS, model, wide_reference
+from stream_monitor.broker.memory import MemoryBroker
+from stream_monitor.broker.protocol import Message
+from stream_monitor.config import Settings
+from stream_monitor.publish import publish
+from stream_monitor.reference import Reference
+from stream_monitor.topics import specs
+from stream_monitor.worker import Worker
+
+ROWS_A_SECOND: Final = 15_000
+VALUES_A_SECOND: Final = 300_000
+PARTITIONS: Final = 6
+
+
+def measure(runs: int, scale: float = 1.0) -> list[Figure]:
+    seconds = max(int(8 * scale), 2)
+    streams = {count: median(_streams(count, seconds) for _ in range(runs)) for count in (1, 10, 100, 1_000)}
+    columns = {count: median(_columns(count, seconds) for _ in range(runs)) for count in (5, 20, 200, 2_000)}
+    figures = [
+        Figure("flat", f"{count:,} streams of 20 columns, {ROWS_A_SECOND // count:,} rows a stream-second", "CPU", ns,
+               "ns/value")
+        for count, ns in streams.items()
+    ]  # fmt: skip
+    figures.append(Figure("flat", "1,000 streams ÷ 1 stream", "CPU", streams[1_000] / streams[1], "×", 4, least=False))
+    figures += [
+        Figure("flat", f"one stream of {count:,} columns", "CPU", ns, "ns/value") for count, ns in columns.items()
+    ]
+    figures.append(
+        Figure("flat", "2,000 columns ÷ 20 columns", "CPU", columns[2_000] / columns[20], "×", 1.2, least=False)
+    )
+    return figures
+
+
+class World:
+    """A worker on an in-memory broker; `second` gives it a second's records and lets it commit them."""
+
+    def __init__(self, references: list[Reference]) -> None:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+        self.now_ms = START_MS
+        self.settings = Settings.model_validate({"group": "flat", "instance": "a"})
+        self.broker = MemoryBroker(lambda: self.now_ms)
+        self.broker.create_topics(specs(self.settings, predictions=PARTITIONS))
+        publish(self.broker, self.settings.topics.references, "flat", references)
+        self.worker = Worker(
+            self.settings, self.broker, clock_s=lambda: self.now_ms / 1000, clock_ms=lambda: self.now_ms
+        )
+        for _ in range(20):
+            self.now_ms += 100
+            self.worker.step(0.0)
+
+    def second(self, values: list[bytes]) -> float:
+        """CPU seconds of a second's work."""
+        topic = self.settings.topics.predictions
+        self.broker.append(
+            [
+                Message(topic, None, value, partition=i % PARTITIONS, timestamp_ms=self.now_ms)
+                for i, value in enumerate(values)
+            ]
+        )
+        assert self.worker.detect is not None
+        wanted = self.worker.detect.counts.rows + len(values)
+        began = time.process_time()
+        for _ in range(40):
+            self.now_ms += 250
+            self.worker.step(0.0)
+            if self.worker.detect.counts.rows >= wanted:
+                return time.process_time() - began
+        raise RuntimeError(f"{wanted - self.worker.detect.counts.rows} of {len(values)} rows were not detected")
+
+    def close(self) -> None:
+        self.worker.abandon()
+        self.broker.close()
+
+
+def events(names: list[str], features: list[str], count: int, seed: int) -> list[bytes]:
+    """Events of models in turn."""
+    numbers = np.random.default_rng(seed).normal(size=(count, len(features))).tolist()
+    return [
+        orjson.dumps(
+            {"model": names[i % len(names)], "version": "1", "features": dict(zip(features, row, strict=True)),
+             "prediction": 0.5}
+        )
+        for i, row in enumerate(numbers)
+    ]  # fmt: skip
+
+
+def _streams(count: int, seconds: int) -> float:
+    base = wide_reference(NUMERIC)
+    names = [model(i) for i in range(count)]
+    world = World([_renamed(base, name) for name in names])
+    features = [column.name for column in base.columns]
+    chunks = [events(names, features, ROWS_A_SECOND, seed) for seed in range(3)]
+    spent = [world.second(chunks[i % 3]) for i in range(seconds + 2)][2:]
+    world.close()
+    return 1e9 * median(spent) / (ROWS_A_SECOND * NUMERIC)
+
+
+def _columns(count: int, seconds: int) -> float:
+    base = wide_reference(count)
+    world = World([base])
+    features = [column.name for column in base.columns]
+    rows = VALUES_A_SECOND // count
+    chunks = [events([MODEL], features, rows, seed) for seed in range(3)]
+    spent = [world.second(chunks[i % 3]) for i in range(seconds + 2)][2:]
+    world.close()
+    return 1e9 * median(spent) / (rows * count)
+
+
+def _renamed(base: Reference, name: str) -> Reference:
+    return msgspec.structs.replace(base, model=name)

@@ -1,0 +1,79 @@
+"""One worker and two on the same records: CPU an event, and whether anything is done twice."""
+
+from __future__ import annotations
+
+import os
+import time
+from statistics import median
+from typing import Any, Final
+
+from benchmarks.throughput.results import Figure
+from benchmarks.throughput.worker import Watched
+from benchmarks.throughput.workload import fill, model, reference
+from stream_monitor.broker.kafka import KafkaBroker, KafkaSettings
+from stream_monitor.broker.protocol import TopicSpec
+from stream_monitor.config import Settings
+from stream_monitor.publish import publish
+from stream_monitor.topics import specs
+
+MODELS: Final = 16
+PARTITIONS: Final = 6
+
+
+def measure(address: str, runs: int, events: int) -> list[Figure]:
+    broker = KafkaBroker(KafkaSettings((address,)))
+    broker.create_topics([TopicSpec("many", PARTITIONS)])
+    broker.close()
+    fill(address, "many", events, 1, models=MODELS)
+    found = [(_run(address, 1, events), _run(address, 2, events)) for _ in range(runs)]
+    one, two = (median(1e6 * run[at]["cpu_s"] / events for run in found) for at in (0, 1))
+    doubled = max(run[1]["rows"] - events for run in found)
+    figures = [
+        Figure("scaling", "one worker, 16 models", "CPU", one, "µs/event"),
+        Figure("scaling", "two workers, 16 models", "CPU", two, "µs/event"),
+        Figure("scaling", "two workers ÷ one", "CPU", two / one, "×", 1.15, least=False),
+        Figure("scaling", "two workers", "events detected twice", doubled, "", 0, least=False),
+    ]
+    speed = median(run[0]["wall_s"] / run[1]["wall_s"] for run in found)
+    enough = (os.cpu_count() or 1) >= 6
+    case = "two workers ÷ one" if enough else f"two workers ÷ one, {os.cpu_count()} cores shared with the broker"
+    return [*figures, Figure("scaling", case, "events/s", speed, "×", 1.7 if enough else None)]
+
+
+def settings_of(address: str, topic: str, group: str, instance: str, **worker: float) -> dict[str, Any]:
+    return {
+        "kafka": {"bootstrap_servers": [address]}, "group": group, "instance": instance, "worker": worker,
+        "topics": {"predictions": topic, "codes": f"{group}-codes", "state": f"{group}-state",
+                   "references": f"{group}-references", "rejects": f"{group}-rejects", "alerts": f"{group}-alerts"},
+    }  # fmt: skip
+
+
+def prepare(address: str, document: dict[str, Any], models: int) -> None:
+    """Topics of this run's own, and the references of its models."""
+    settings = Settings.model_validate(document)
+    broker = KafkaBroker(settings.kafka.to_settings())
+    broker.create_topics(specs(settings))
+    publish(broker, settings.topics.references, "bench", [reference(model(i), rows_used=5_000) for i in range(models)])
+    broker.close()
+
+
+def _run(address: str, workers: int, events: int) -> dict[str, float]:
+    group = f"s{time.time_ns()}"
+    documents = [settings_of(address, "many", group, name) for name in "ab"[:workers]]
+    prepare(address, documents[0], MODELS)
+    started = [Watched(document) for document in documents]
+    for each in started:
+        each.wait(lambda last: last["cpu_s"] > 0)
+    before_s, began_s = [each.last["cpu_s"] for each in started], time.monotonic()
+    while sum(each.last["rows"] for each in started) < events:
+        started[0].wait(lambda last: True)
+        if time.monotonic() - began_s > 300:
+            raise RuntimeError(f"workers came no further than {[each.last for each in started]}")
+        time.sleep(0.05)
+    wall_s = time.monotonic() - began_s
+    time.sleep(1.0)  # whatever would be done twice, or more
+    told = [each.last for each in started]
+    for each in started:
+        each.stop()
+    spent_s = sum(last["cpu_s"] for last in told) - sum(before_s)
+    return {"cpu_s": spent_s, "wall_s": wall_s, "rows": sum(last["rows"] for last in told)}

@@ -1,0 +1,98 @@
+"""What a column costs: bytes of state on the topic, bytes of memory; and 100,000 columns in one process.
+
+Run as a program it holds 100,000 columns and prints what that took: a process of its own, as memory is.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from benchmarks.throughput.detection import monitor_of, ns_a_value, origins, sample
+from benchmarks.throughput.results import Figure
+from benchmarks.throughput.workload import NUMERIC, model
+from stream_monitor import state as states
+from stream_monitor.config import Settings
+from stream_monitor.streams import StreamFactory
+
+COLUMNS: Final = 100_000
+BATCH: Final = 100
+
+
+def measure(scale: float = 1.0) -> list[Figure]:
+    young, full = _state_bytes(int(150_000 * scale))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.throughput.size", str(int(COLUMNS * scale))],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    many = json.loads(done.stdout.splitlines()[-1])
+    case = f"{many['columns']:,} columns in {many['streams']:,} streams, a reference each"
+    return [
+        Figure("size", "a stream of 20 columns after 10,000 rows", "state on the topic", young, "bytes/column"),
+        Figure("size", "the same, at its largest", "state on the topic", full, "bytes/column", 6_144, least=False),
+        Figure("size", case, "memory", many["rss_bytes"] / many["columns"], "bytes/column", 15_360, least=False),
+        Figure("size", case, "memory", many["total_bytes"] / 2**30, "GiB in all", 3, least=False),
+        Figure("size", case, "speed ÷ that of one stream", many["one_ns"] / many["many_ns"], "×", 0.5),
+        Figure("size", case, "building them", many["build_s"], "s"),
+    ]
+
+
+def _state_bytes(rows: int) -> tuple[float, float]:
+    """By column: after 10,000 rows, and the most it comes to."""
+    reference, _, codes = sample(NUMERIC, max(rows, 20_000))
+    stream = StreamFactory(Settings()).stream(reference.stream)
+    stream.monitor = monitor_of(reference)
+    sizes = []
+    for start in range(0, len(codes), 10_000):
+        part = codes[start : start + 10_000]
+        stream.monitor.feed(part, origins(start, len(part)))
+        records, _ = states.save(stream, 0, 0, states.Saved())
+        sizes.append(sum(len(value or b"") for _, value in records) / NUMERIC)
+    return sizes[0], max(sizes)
+
+
+def hold(columns: int) -> dict[str, float]:
+    """Streams of 20 columns, the probabilities of every column its own, as real references have them."""
+    reference, _, codes = sample(NUMERIC, 20_000)
+    one_ns = ns_a_value(reference, codes, BATCH)
+    before, began = _rss(), time.monotonic()
+    rng = np.random.default_rng(5)
+    monitors = []
+    for number in range(columns // NUMERIC):
+        own = []
+        for column in reference.columns:
+            counts = np.array(column.strata[0].counts)
+            counts[4:-1] += rng.integers(-2, 3, size=len(counts) - 5)
+            bins = msgspec.structs.replace(column.strata[0], counts=np.maximum(counts, 0).tolist())
+            own.append(msgspec.structs.replace(column, strata=[bins]))
+        monitors.append(monitor_of(msgspec.structs.replace(reference, model=model(number), columns=own)))
+    build_s = time.monotonic() - began
+    spent, rounds = 0.0, 12
+    for start in range(0, rounds * BATCH, BATCH):
+        part, whence = codes[start : start + BATCH], origins(start, BATCH)
+        at = time.process_time()
+        for monitor in monitors:
+            monitor.feed(part, whence)
+        if start >= 2 * BATCH:
+            spent += time.process_time() - at
+    many_ns = 1e9 * spent / ((rounds - 2) * BATCH * NUMERIC * len(monitors))
+    rss = _rss()
+    return {
+        "columns": NUMERIC * len(monitors), "streams": len(monitors), "rss_bytes": rss - before, "total_bytes": rss,
+        "build_s": build_s, "one_ns": one_ns, "many_ns": many_ns,
+    }  # fmt: skip
+
+
+def _rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(hold(int(sys.argv[1]))))
