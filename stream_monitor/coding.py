@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from stream_monitor.batch import CodedBatch, Extra, Origins, Unknown
 from stream_monitor.book import Entry
@@ -67,7 +67,8 @@ def code(
         for row, column, value in coded.extras
         if (shown := veiled(value, privacy)) is not None
     )
-    unknown = tuple(Unknown(first_row_with(rows, name), name) for name in sorted(coded.unknown))
+    features = rows.features if isinstance(rows, Rows) else [row.features for row in rows]
+    unknown = tuple(Unknown(first_row_with(features, name), name) for name in sorted(coded.unknown))
     if isinstance(rows, Rows):
         origins = rows.origins
         outcomes = Outcomes.of_columns(rows.predictions, rows.labels, rows.ids, with_ids=with_ids)
@@ -98,6 +99,6 @@ def veiled(value: float | str, privacy: Privacy) -> float | str | None:
     return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:12]}"
 
 
-def first_row_with(rows: Sequence[Row], name: str) -> int:
+def first_row_with(features: Sequence[dict[str, Any]], name: str) -> int:
     """The first row that has the feature (dotted names reach into objects)."""
-    return next((i for i, row in enumerate(rows) if name in row.features or lookup(row.features, name) is not None), 0)
+    return next((i for i, each in enumerate(features) if name in each or lookup(each, name) is not None), 0)

@@ -182,9 +182,11 @@ class Queue:
         if count == size:
             ready.append(waiting)
             return
-        if count:
-            part = _part(waiting.batch, 0, count)
-            ready.append(_Waiting(waiting.offset, waiting.arrived_ms, part, waiting.keys[:count]))
+        if not count:  # as it is: a batch that waits long is looked at by many ticks
+            left.append(waiting)
+            return
+        part = _part(waiting.batch, 0, count)
+        ready.append(_Waiting(waiting.offset, waiting.arrived_ms, part, waiting.keys[:count]))
         rest = _part(waiting.batch, count, size)
         left.append(_Waiting(waiting.offset, waiting.arrived_ms, rest, waiting.keys[count:]))
 

@@ -6,7 +6,6 @@ outside world comes in here: the broker, the clock, the stop.
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable
@@ -40,8 +39,6 @@ POLL_S: Final = 0.1
 RETRY_FIRST_S: Final = 0.5
 RETRY_MOST_S: Final = 30.0
 REPORT_S: Final = 30.0
-COLLECT_EVERY: Final = 50_000
-"""Containers made before the cycle collector looks at them."""
 TELL_S: Final = 1.0
 
 
@@ -196,17 +193,6 @@ def _require_topics(settings: Settings, broker: Broker) -> None:
         raise BrokerError("\n".join(refused))
 
 
-def tune_collector() -> None:
-    """Have the cycle collector look less often, and no more at what lives as long as the process.
-
-    Our hot path makes no cycles, but a run of parsed events is some hundred containers, and every young collection
-    walks them. Measured on the encode stage: TUNED
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_EVERY, 20, 20)
-
-
 def seed_references(settings: Settings, broker: Broker, feed: ReferenceFeed) -> None:
     """Publish the references that the configuration names, where the topic has none for their stream."""
     missing = []
@@ -263,7 +249,6 @@ def _run_once(settings: Settings, stages: frozenset[StageName], stop: threading.
     broker = KafkaBroker(settings.kafka.to_settings())
     try:
         worker = Worker(settings, broker, stages, outside=outside)
-        tune_collector()
         log.info("running", instance=settings.instance, group=settings.group, stages=sorted(stages))
         try:
             worker.run(stop)

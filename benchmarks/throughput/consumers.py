@@ -24,7 +24,7 @@ from stream_monitor.broker.kafka import KafkaBroker
 from stream_monitor.config import Settings
 from stream_monitor.publish import publish
 from stream_monitor.topics import specs
-from stream_monitor.worker import Worker, tune_collector
+from stream_monitor.worker import Worker
 
 PATIENCE_S: Final = 600.0
 
@@ -129,7 +129,6 @@ def main_job(address: str, topic: str, events: int, _per_record: int) -> dict[st
     worker = Worker(settings, broker)
     assert worker.encode is not None
     assert worker.detect is not None
-    tune_collector()
     deadline_s, watch, busy = time.monotonic() + PATIENCE_S, None, False
     while worker.detect.counts.rows < events:
         if time.monotonic() > deadline_s:

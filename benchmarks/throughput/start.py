@@ -33,10 +33,11 @@ def measure(runs: int) -> list[Figure]:
 
 
 def _seconds(cache: str) -> float:
+    env = {**os.environ, "NUMBA_CACHE_DIR": cache}
     began_s = time.monotonic()
     subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        env={**os.environ, "NUMBA_CACHE_DIR": cache},
+        env=env,
         check=True,
         stdout=subprocess.DEVNULL,
     )

@@ -22,7 +22,7 @@ import structlog
 
 from stream_monitor.broker.kafka import KafkaBroker
 from stream_monitor.config import Settings
-from stream_monitor.worker import Worker, tune_collector
+from stream_monitor.worker import Worker
 
 
 class Watched:
@@ -60,7 +60,6 @@ def main(document: str) -> None:
     settings = Settings.model_validate_json(document)
     broker = KafkaBroker(settings.kafka.to_settings())
     worker = Worker(settings, broker)
-    tune_collector()
     assert worker.detect is not None
     told_s, busy = 0.0, False
     while not select.select([sys.stdin], [], [], 0)[0]:

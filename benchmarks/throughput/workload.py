@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -45,6 +46,7 @@ def reference(of: str = MODEL, numeric: int = NUMERIC, rows_used: int = REFERENC
     return fit(list(rows(rows_used, seed=1, numeric=numeric)), StreamKey(of, "1"), options)
 
 
+@lru_cache
 def wide_reference(columns: int, rows_used: int = 5_000) -> Reference:
     """Of `columns` normal columns and nothing else; every 20 are the same 20, of which tables are built once."""
     rng = np.random.default_rng(2)
