@@ -8,7 +8,7 @@ has no delay; they are counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
@@ -145,15 +145,15 @@ def _peers(delays: Delays, values: Floats, training: Floats, row: int) -> None:
         delays.peers.setdefault(peer, []).append(found + 1 - row if found >= 0 else None)
 
 
-def families(size: Size, parts: int) -> list[Family]:
-    """One family for all delays: `parts` parts of every group of cases that share references."""
+def families(size: Size, parts: int, least: Mapping[str, int]) -> list[Family]:
+    """One family for all delays: `parts` parts of every group of cases that share references; `least`, by marginal."""
     groups: dict[tuple[str, int], list[str]] = {}
     for change in CHANGES:
         groups.setdefault((change.marginal, change.reference_rows), []).append(change.key)
     tasks = [
         Task("delays", run, (marginal, rows, tuple(keys), size, part), _seconds(size, rows, len(keys)))
         for (marginal, rows), keys in groups.items()
-        for part in range(parts)
+        for part in range(max(parts, least.get(marginal, 0)))
     ]
     tests = frozenset(change.test for change in CHANGES) | {"D1", "D2"}
     return [Family("delays", tests, tasks, finish)]

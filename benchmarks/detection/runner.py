@@ -46,6 +46,9 @@ class Plan:
 _HIGH, _USUAL, _LOW = 1e5, BUDGET, 1e7
 """Budgets: values between two false alarms."""
 
+_CLOSE: Final = {"Bernoulli 0.2": 4, "Bernoulli 0.01": 4}
+"""Parts at least where the gates lie near what an oracle reaches, nearer than a median of 40 runs can tell."""
+
 QUICK: Final = Plan(
     "quick",
     a1=false_alarms.Size(1, columns=20, rows=((_HIGH, 50_000), (_USUAL, 50_000)), peer_columns=1, peer_rows=25_000),
@@ -86,7 +89,7 @@ def families(plan: Plan, tests: frozenset[str]) -> list[Family]:
     """What has to run for the tests asked for."""
     found: list[Family] = [
         *false_alarms.families(plan.a1, plan.a3, plan.a2),
-        *(delays.restricted(family, tests) for family in delays.families(plan.delays, plan.delay_parts)),
+        *(delays.restricted(family, tests) for family in delays.families(plan.delays, plan.delay_parts, _CLOSE)),
         *episodes.families(plan.episode_columns, plan.episode_parts),
         *real.families(plan.shuffles),
         *concept.families(peers=plan.concept_peers),
