@@ -35,6 +35,7 @@ class AlertKind(StrEnum):
     DATA_DRIFT = "data_drift"
     PREDICTION_DRIFT = "prediction_drift"
     CONCEPT_DRIFT = "concept_drift"
+    PERFORMANCE = "performance"
     SCHEMA_CHANGE = "schema_change"
 
 
@@ -94,6 +95,33 @@ class Effect(_Part):
     n: int
 
 
+class PerformanceFact(_Part):
+    """A metric over the last `n` outcomes it is about, with its interval at the 95 % level by that method.
+
+    `reference`: the metric in training. `bound`, `limit`: what it has passed, where the alert is about that: the
+    reference's own performance less a tolerance (`reference`), or the user's `min` or `max`. Absent `low` and `high`:
+    no interval is known.
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+    n: int
+    method: str
+    reference: float | None = None
+    bound: str = ""
+    limit: float | None = None
+
+    def said(self) -> str:
+        """For people: `accuracy 0.948 → 0.916 (95 % interval 0.903 … 0.928 of 2,000 outcomes)`."""
+        before = f"{self.reference:.3g} → " if self.reference is not None else ""
+        limit = f", limit {self.limit:.3g}" if self.limit is not None else ""
+        interval = f"95 % interval {self.low:.3g} … {self.high:.3g} of {self.n:,} outcomes"
+        return f"{self.metric.replace('_', ' ')} {before}{self.value:.3g} ({interval}{limit})"
+
+
 class ReferenceShare(_Part):
     """The reference it was compared with: which, how many rows, and the share of each bin."""
 
@@ -145,6 +173,7 @@ class Alert(_Part):
     reference: ReferenceShare | None = None
     current: CurrentShare | None = None
     retrain: Retrain | None = None
+    performance: PerformanceFact | None = None
 
     @property
     def stream(self) -> StreamKey:

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
-from stream_monitor.config_base import Mirror, Names, Section, mirror
+from stream_monitor.config_base import Complaint, Mirror, Names, Section, mirror, refuse_all
 from stream_monitor.detectors import PARAMS
 from stream_monitor.lifecycle import Lifecycle
+from stream_monitor.performance import HIGHER_IS_BETTER, METRICS, Limit
 from stream_monitor.reference import Kind
 
 
@@ -67,6 +68,60 @@ else:
     )  # fmt: skip
 
 
+class MetricLimits(Section):
+    """What a metric may not pass."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+class PerformanceSection(Section):
+    """How good predictions are, where labels come: of what is compared, and with what."""
+
+    enabled: bool = True
+    task: Literal["auto", "binary", "classes", "regression"] = Field(
+        default="auto",
+        description="What is predicted: the score of a class, a class, or a value; auto: the data tells.",
+    )
+    window: int = Field(
+        default=2_000, ge=100, le=1_000_000, description="Outcomes that a metric is taken over, at most."
+    )
+    min_change: float = Field(
+        default=0.01, ge=0, lt=1, description="How much worse than in training accuracy and AUC may become."
+    )
+    min_change_relative: float = Field(
+        default=0.1, ge=0, description="How much worse errors of values may become, as a share."
+    )
+    limits: dict[str, MetricLimits] = Field(
+        default_factory=dict, description="Metric → min and max, as accuracy: {min: 0.92}; passing one is critical."
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> PerformanceSection:
+        known = sorted({metric for metrics in METRICS.values() for metric in metrics})
+        complaints = [
+            Complaint(f"limits.{metric}", f"no metric is called {metric!r}", f"known are {', '.join(known)}")
+            for metric in self.limits
+            if metric not in known
+        ]
+        for limit in self.user_limits():
+            higher = limit.metric in HIGHER_IS_BETTER
+            if limit.metric != "bias" and (limit.bound == "min") is not higher:
+                wanted = "min" if higher else "max"
+                problem = f"{limit.metric} is {'better' if higher else 'worse'} the higher it is"
+                complaints.append(Complaint(f"limits.{limit.metric}.{limit.bound}", problem, f"give {wanted} instead"))
+        refuse_all(complaints)
+        return self
+
+    def user_limits(self) -> tuple[Limit, ...]:
+        return tuple(
+            Limit(metric, bound, value)
+            for metric, limits in sorted(self.limits.items())
+            for bound, value in (("min", limits.min), ("max", limits.max))
+            if value is not None
+        )
+
+
 class DetectionSettings(Section):
     """What decides whether something is drift. Nothing about brokers or I/O, so that its digest names a decision."""
 
@@ -78,6 +133,7 @@ class DetectionSettings(Section):
     )
     detectors: Detectors = Detectors()
     lifecycle: LifecycleSection = LifecycleSection()
+    performance: PerformanceSection = PerformanceSection()
 
     def policy(self) -> Lifecycle:
         """When an alert opens, is updated and how grave it is."""

@@ -389,6 +389,9 @@ class DetectStage:
         if restored.lost:
             self.counts.lost_states += 1
             log.error("state unusable, the model's labels start anew", model=name, why=restored.lost)
+        for detector, why in restored.cold.items():
+            self.counts.cold_detectors += 1
+            log.error("detector starts cold", stream=name, detector=detector, why=why)
 
     def _clock_of(self, partition: TopicPartition, restoring: Restoring) -> Clock:
         """What the ticks before the committed offset said."""

@@ -329,6 +329,14 @@ def _search(
     return found
 
 
+def codes_of(columns: Sequence[Column], values: Floats) -> Codes:
+    """The codes of values `[rows, columns]` of numeric columns without season; NaN is `invalid`."""
+    codes = np.zeros(values.shape, dtype=np.uint8)
+    search = _Search(list(enumerate(columns)), 1)
+    search.into(codes, np.zeros(len(values), dtype=np.uint8), [Block(values, _NOTHING_MISSING)])
+    return codes
+
+
 def code_of(value: object, column: Column, stratum: int = 0) -> int:
     """The code of one value: the slow, obvious definition of what `Binner.encode` computes."""
     if value is None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_monitor.codes import FIRST_BIN, NEW, OTHER
+from stream_monitor.collected import Collected
 from stream_monitor.draft import Draft, draft, split
 from stream_monitor.errors import DataError
 from stream_monitor.events import Row
@@ -110,6 +111,7 @@ class ReferenceBuilder:
         self._learner: Learner | None = None
         self._draft: Draft | None = None
         self._tally: Tally | None = None
+        self._outcomes = Collected()
         self._notes: list[str] = []
         self._done = False
 
@@ -131,6 +133,7 @@ class ReferenceBuilder:
             self._tally.add(rows)
         elif self._learner is not None:
             self._learner.add(rows)
+            self._outcomes.add(rows)
 
     @property
     def kept_values(self) -> int:
@@ -165,6 +168,9 @@ class ReferenceBuilder:
         first, last = (tally.first_time_ms, tally.last_time_ms) if tally.timed else (None, None)
         source = Source(origin, tally.rows, [*files], first, last, ordered, self._notes)
         reference = msgspec.structs.replace(found.reference, columns=columns, source=source)
+        performance = self._outcomes.learn(by_time=by_time, ordered=ordered)
+        if performance is not None:
+            reference = msgspec.structs.replace(reference, performance=performance)
         if (size := len(reference.to_json())) > MAX_DOCUMENT_BYTES:
             raise DataError(
                 f"{self._stream}: a reference of {size} bytes, {MAX_DOCUMENT_BYTES} fit: watch fewer columns"

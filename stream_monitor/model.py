@@ -6,7 +6,7 @@ offset, index), then the labels that came since the tick before. So everything i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_monitor.alerts import Alert
+from stream_monitor.batch import Origins
 from stream_monitor.book import ReferenceBook
-from stream_monitor.features import canonical
 from stream_monitor.labels import LabelBatch
 from stream_monitor.ordering import OutcomeRun
 from stream_monitor.outcomes import NO_NAME, Values
 from stream_monitor.reference import StreamKey
+from stream_monitor.scoring import Scoring
 from stream_monitor.waiting import EARLY, ENTRY, LABEL, NEVER_MS, Counts, Records, Waiting
+
+NewScoring = Callable[[StreamKey], Scoring]
 
 MAX_CLASSES: Final = 1_000
 """Of one model; a category beyond them has no value."""
@@ -50,8 +53,8 @@ class Report:
 
 @dataclass(slots=True)
 class Model:
-    """The waiting room of one model, and who is in it. `streams`: by the numbers that entries carry; `since`: the codes
-    offset of the record that began it."""
+    """The waiting room of one model, and who is in it. `streams`: by the numbers that entries carry; `scorings`: by the
+    same numbers, how good each stream's predictions are; `since`: the codes offset of the record that began it."""
 
     name: str
     waiting: Waiting
@@ -59,11 +62,13 @@ class Model:
     counts: Counts = field(default_factory=Counts)
     classes: dict[str, int] = field(default_factory=dict)
     streams: dict[StreamKey, int] = field(default_factory=dict)
+    new_scoring: NewScoring | None = None
+    scorings: dict[int, Scoring] = field(default_factory=dict)
     delays: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(DELAY_BUCKETS_MS) + 1, dtype=np.int64))
 
     def feed(self, runs: Sequence[OutcomeRun], labels: Sequence[LabelBatch], book: ReferenceBook) -> list[Alert]:
         """What one tick brings; the alerts it raises."""
-        alerts = []
+        alerts = [alert for run in runs for alert in self._switch(run, book)]
         if runs:
             alerts += self._outcomes(self.waiting.predict(*self._entries(runs), self.counts))
         for batch in labels:
@@ -138,13 +143,36 @@ class Model:
     def _outcomes(self, pairs: Records) -> list[Alert]:
         delays = pairs["delay_ms"][pairs["delay_ms"] != NEVER_MS]
         self.delays += np.bincount(np.searchsorted(DELAY_BUCKETS_MS, delays), minlength=len(self.delays))
-        return []
+        alerts: list[Alert] = []
+        names = list(self.classes)
+        for number in dict.fromkeys(pairs["entry"]["stream"].tolist()):
+            scoring = self._scoring(number)
+            if scoring is None:
+                continue
+            own = pairs[pairs["entry"]["stream"] == number]
+            entry = own["entry"]
+            prediction, label = Values(entry["number"], entry["name"]), Values(own["label"], own["label_name"])
+            found, unusable = scoring.feed(prediction, label, names, self._class, _origins(entry))
+            alerts += found
+            self.counts.unusable += unusable
+        return alerts
+
+    def _scoring(self, number: int) -> Scoring | None:
+        if self.new_scoring is None or number >= MAX_STREAMS:
+            return None
+        if number not in self.scorings:
+            self.scorings[number] = self.new_scoring(list(self.streams)[number])
+        return self.scorings[number]
+
+    def _switch(self, run: OutcomeRun, book: ReferenceBook) -> list[Alert]:
+        """A stream's rows are coded under a newer reference: it says how good the predictions should be."""
+        scoring = self._scoring(self._stream(run.stream)) if run.digest else None
+        if scoring is None or run.generation <= scoring.generation:
+            return []
+        return scoring.switch(run.generation, run.digest, book.by_digest(run.digest))
 
 
-def class_of(number: float) -> str:
-    """The category that a number names, where a model predicts categories.
-
-    >>> class_of(1.0)
-    '1'
-    """
-    return canonical(number) or ""
+def _origins(entries: Records) -> Origins:
+    return Origins(
+        entries["partition"], entries["offset"], entries["index"], entries["time_ms"], entries["record_ms"]
+    )  # fmt: skip

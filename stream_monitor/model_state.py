@@ -20,6 +20,7 @@ from stream_monitor.model import DELAY_BUCKETS_MS, MAX_CLASSES, MAX_STREAMS, Mod
 from stream_monitor.ordering import LONG_AGO
 from stream_monitor.outcomes import NO_NAME
 from stream_monitor.reference import StreamKey
+from stream_monitor.scoring_state import ScoringState, pack_scoring, restore_scoring
 from stream_monitor.state import MAX_PARTS, MODEL_LETTERS, frames, key, read_frames
 from stream_monitor.waiting import EARLY, ENTRY, JOIN, Counts, Records
 
@@ -51,6 +52,7 @@ class Document(msgspec.Struct, frozen=True):
     streams: list[tuple[str, str]]
     delays: list[int]
     since: int = -1
+    scorings: list[tuple[int, ScoringState]] = []
 
 
 class _Chunk(msgspec.Struct, frozen=True, array_like=True):
@@ -97,6 +99,7 @@ def save(
     document = Document(
         model.name, stamp, released_ms, waiting.first, waiting.next, waiting.newest_ms, model.counts,
         list(model.classes), streams, model.delays.tolist(), model.since,
+        [(number, pack_scoring(scoring)) for number, scoring in model.scorings.items()],
     )  # fmt: skip
     parts = list(frames(msgspec.msgpack.encode(wire.as_of(version, document)), stamp, KIND, version))
     records += [(key(stream, part, "m"), data) for part, data in enumerate(parts)]
@@ -128,14 +131,15 @@ def _save_joins(model: Model, saved: Saved, records: Writes, version: int) -> di
 
 @dataclass(slots=True)
 class Restored:
-    """A model as read back; `lost`: why it had to start afresh; `version`: the wire version it
-    was saved in, 0 if in several."""
+    """A model as read back; `lost`: why it had to start afresh; `cold`: detectors that had to; `version`: the wire
+    version it was saved in, 0 if in several."""
 
     model: Model
     stamp: int
     released_ms: int
     saved: Saved
     lost: str = ""
+    cold: dict[str, str] = field(default_factory=dict)
     version: int = wire.NEWEST
 
 
@@ -160,7 +164,7 @@ def restore(model: Model, fresh: Model, parts: dict[str, dict[int, bytes]]) -> R
         document = _document(document_parts)
         entries = _entries(chunks, document)
         joins = {number: _joins(data) for number, data in sorted(logs.items())}
-        _fill(model, document, entries, joins)
+        cold = _fill(model, document, entries, joins)
     except WireError as error:
         saved.first_chunk, saved.until = min(chunks, default=0), (max(chunks, default=-1) + 1) * CHUNK
         saved.logs = dict.fromkeys(logs, -1)
@@ -170,7 +174,7 @@ def restore(model: Model, fresh: Model, parts: dict[str, dict[int, bytes]]) -> R
     saved.whole = False
     versions = {wire.version_of(data) for letter in MODEL_LETTERS for data in parts.get(letter, {}).values()}
     version = versions.pop() if len(versions) == 1 else 0
-    return Restored(model, document.stamp, document.released_ms, saved, version=version)
+    return Restored(model, document.stamp, document.released_ms, saved, version=version, cold=cold)
 
 
 def _document(parts: dict[int, bytes]) -> Document:
@@ -218,7 +222,10 @@ def _records(data: bytes, dtype: Any) -> Records:
     return np.frombuffer(data, dtype=dtype)
 
 
-def _fill(model: Model, document: Document, entries: Records, joins: dict[int, Records]) -> None:
+def _fill(model: Model, document: Document, entries: Records, joins: dict[int, Records]) -> dict[str, str]:
+    """Returns the detectors that had to start cold, and why."""
+    cold: dict[str, str] = {}
+    classes = document.classes
     if document.model != model.name:
         raise WireError(f"the state of {document.model!r} under the key of {model.name!r}")
     found = np.concatenate([np.zeros(0, dtype=JOIN), *joins.values()])
@@ -230,3 +237,14 @@ def _fill(model: Model, document: Document, entries: Records, joins: dict[int, R
     model.classes = {name: place for place, name in enumerate(document.classes)}
     model.streams = {StreamKey(model.name, *stream): place for place, stream in enumerate(document.streams)}
     model.delays = np.array(document.delays, dtype=np.int64)
+    keys = list(model.streams)
+    for number, state in document.scorings:
+        if not 0 <= number < len(keys):
+            raise WireError("scorings of streams that are not there")
+        scoring = model.new_scoring(keys[number]) if model.new_scoring is not None else None
+        if scoring is not None:  # else the configuration asks for none since
+            cold |= {
+                f"{keys[number]} {name}": why for name, why in restore_scoring(scoring, state, len(classes)).items()
+            }
+            model.scorings[number] = scoring
+    return cold

@@ -80,6 +80,8 @@ class Rules:
     config_digest: str
     topic: str
     recovery: Recovery = RECOVERY
+    worse_only: bool = False
+    """A column that became smaller raises no alert: of errors."""
 
 
 class MonitorState(msgspec.Struct):
@@ -91,6 +93,7 @@ class MonitorState(msgspec.Struct):
     extras: list[tuple[int, int, float | str]]
     names: dict[int, HeavyNames]
     past: dict[int, tuple[int, int]]
+    better: list[int] = []
 
 
 class Monitor:
@@ -108,6 +111,8 @@ class Monitor:
         self._outside = Outside()
         self._past: dict[int, tuple[int, int]] = {}
         """By column: the row at which its last episode ended, and how often it has been reopened."""
+        self._better: set[int] = set()
+        """Columns whose change was one for the better: their detectors begin anew at the end of the pane."""
         self._displays: dict[int, Display] = {}
 
     @property
@@ -155,6 +160,7 @@ class Monitor:
             sorted(self._unknown),
             *self._outside.state(),
             dict(self._past),
+            sorted(self._better),
         )
 
     def restore(self, state: MonitorState) -> None:
@@ -163,6 +169,7 @@ class Monitor:
         self.episodes = {episode.column: episode for episode in state.episodes if episode.column < len(self._columns)}
         self._unknown = set(state.unknown)
         self._past = dict(state.past)
+        self._better = {column for column in state.better if 0 <= column < len(self._columns)}
 
     def _in_row_order(self, signals: list[Signal], unknown: list[tuple[int, str]]) -> list[Alert]:
         events: list[tuple[int, int, Signal | str]] = [(s.row, s.column, s) for s in signals]
@@ -183,7 +190,15 @@ class Monitor:
             return None
         if signal.detector not in LEADERS and not self._confirmed(signal):
             return None
+        if self._rules.worse_only and self._smaller(signal):
+            self._better.add(signal.column)
+            return None
         return self._open(signal, finding)
+
+    def _smaller(self, signal: Signal) -> bool:
+        """Whether the rows since a signal's onset rank lower than the reference's do."""
+        counts = self._counts(signal.column, self._onset(signal)[0], signal.row)
+        return self.detectors.mean_rank(signal.column, counts) < self.detectors.mean_rank(signal.column)
 
     def _confirmed(self, signal: Signal) -> bool:
         """Whether the rows since the signal's onset differ from the reference, not only from the rows before."""
@@ -229,6 +244,9 @@ class Monitor:
         """Updates and recoveries, decided once a pane; episodes opened since act on the detectors from here on."""
         onsets = {column: episode.onset_row for column, episode in self.episodes.items()}
         self._outside.end_of_pane(self.rows - PANE_ROWS, self.rows, onsets)
+        for column in sorted(self._better - self.episodes.keys()):
+            self.detectors.release(column)
+        self._better.clear()
         if not self.episodes:
             return []
         row = self.rows - 1

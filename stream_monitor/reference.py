@@ -7,6 +7,7 @@ Fitting one from rows is `fit.py`; turning values into codes by it is `encode.py
 from __future__ import annotations
 
 import hashlib
+import math
 from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
@@ -110,6 +111,31 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sum(bins.n for bins in self.strata)
 
 
+class Task(StrEnum):
+    """What kind of predictions a model makes; see `performance.py`."""
+
+    BINARY = "binary"
+    CLASSES = "classes"
+    REGRESSION = "regression"
+
+
+class Performance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How good the predictions of training were, over the `n` rows that had a prediction and a label.
+
+    `positive`: the class whose score a binary model gives, "" where labels are 0 and 1. `columns`: the errors, as
+    columns of role `outcome`. `metrics`: by name. `scale`: where unbounded losses are cut, in their unit, by name.
+    `calibration`: score → share of positives, ascending; empty where there are no scores.
+    """
+
+    task: Task
+    n: int
+    columns: list[Column]
+    metrics: dict[str, float]
+    positive: str = ""
+    scale: dict[str, float] = {}
+    calibration: list[tuple[float, float]] = []
+
+
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a reference came from: `files` names without directories, or `stream` for one learned by warming up."""
 
@@ -139,6 +165,8 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tr
     season: Season = Season.NONE
     slots: list[int] = []
     skipped: dict[str, str] = {}
+    performance: Performance | msgspec.UnsetType = msgspec.UNSET
+    """Left out of the document where there were no labels, so that the digests of older ones stay what they are."""
 
     @property
     def stream(self) -> StreamKey:
@@ -211,6 +239,22 @@ def _problems(reference: Reference) -> list[str]:
         problems.append("slots names a stratum that cannot be")
     for column in reference.columns:
         problems += [f"column {column.name!r}: {problem}" for problem in _column_problems(column, reference.strata)]
+    if reference.performance is not msgspec.UNSET:
+        problems += [f"performance: {problem}" for problem in _performance_problems(reference.performance)]
+    return problems
+
+
+def _performance_problems(performance: Performance) -> list[str]:
+    problems = [f"column {c.name!r}: {problem}" for c in performance.columns for problem in _column_problems(c, 1)]
+    if not performance.columns or any(column.role is not Role.OUTCOME for column in performance.columns):
+        problems.append("needs columns, all of role outcome")
+    numbers = [*performance.metrics.values(), *performance.scale.values()]
+    numbers += [number for knot in performance.calibration for number in knot]
+    if not all(math.isfinite(number) for number in numbers) or any(v <= 0 for v in performance.scale.values()):
+        problems.append("numbers must be finite, scales positive")
+    scores = [score for score, _ in performance.calibration]
+    if scores != sorted(set(scores)) or any(not 0 <= share <= 1 for _, share in performance.calibration):
+        problems.append("calibration must ascend strictly, with shares in 0 … 1")
     return problems
 
 

@@ -26,7 +26,7 @@ from stream_monitor.detectors.signal import State
 from stream_monitor.errors import WireError
 from stream_monitor.events import DATES_MS, Row
 from stream_monitor.limits import UNBORN, Birth
-from stream_monitor.monitor import MonitorState
+from stream_monitor.monitor import Monitor, MonitorState
 from stream_monitor.ordering import LONG_AGO, Clock
 from stream_monitor.reference import StreamKey
 from stream_monitor.stream import Stream
@@ -191,7 +191,16 @@ def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snap
     monitor = stream.monitor
     if monitor is None:
         return Snapshot(*stream.key, stamp, released_ms, None, chunks, _birth(stream))
-    watched = Watched(
+    return Snapshot(*stream.key, stamp, released_ms, pack_monitor(monitor), chunks, _birth(stream))
+
+
+def _birth(stream: Stream) -> Birth | msgspec.UnsetType:
+    """Left out where it is not known, as by a release that did not note it."""
+    return stream.birth if stream.birth != UNBORN else msgspec.UNSET
+
+
+def pack_monitor(monitor: Monitor) -> Watched:
+    return Watched(
         monitor.entry.digest,
         monitor.entry.epoch,
         monitor.entry.generation,
@@ -199,12 +208,6 @@ def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snap
         {name: pack_array(array) for name, array in monitor.trail.state().items()},
         {name: pack_detector(tag, state) for name, (tag, state) in monitor.detectors.states().items()},
     )
-    return Snapshot(*stream.key, stamp, released_ms, watched, chunks, _birth(stream))
-
-
-def _birth(stream: Stream) -> Birth | msgspec.UnsetType:
-    """Left out where it is not known, as by a release that did not note it."""
-    return stream.birth if stream.birth != UNBORN else msgspec.UNSET
 
 
 def frames(data: bytes, stamp: int, kind: bytes, version: int) -> Iterator[bytes]:
@@ -322,15 +325,20 @@ def _restore_watched(stream: Stream, watched: Watched, book: ReferenceBook, rest
     if reference is None:
         raise WireError(f"its reference {watched.digest} is no longer on the references topic")
     monitor = stream.new_monitor(stream.key, Entry(reference, watched.digest, watched.epoch, watched.generation))
-    columns = reference.columns
+    restored.cold = restore_monitor(monitor, watched)
+    stream.monitor = monitor
+
+
+def restore_monitor(monitor: Monitor, watched: Watched) -> dict[str, str]:
+    """Bring a fresh monitor to a state; the detectors that had to start cold, and why. Raises WireError."""
+    columns = monitor.entry.reference.columns
     _check(watched.monitor, len(columns))
     trail = {name: unpack_array(array) for name, array in watched.trail.items()}
     monitor.trail.restore(watched.monitor.rows, trail)
     _check_trail(trail, np.array([len(column.strata[0].counts) for column in columns]))
     monitor.restore(watched.monitor)
     given = {name: (detector.tag, unpack_detector(detector)) for name, detector in watched.detectors.items()}
-    restored.cold = monitor.detectors.restore(given)
-    stream.monitor = monitor
+    return monitor.detectors.restore(given)
 
 
 def _check(monitor: MonitorState, columns: int) -> None:

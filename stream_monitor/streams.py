@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from stream_monitor.book import Entry
@@ -12,7 +13,8 @@ from stream_monitor.fit import FitOptions, fit
 from stream_monitor.limits import WarmupBudget
 from stream_monitor.model import Model
 from stream_monitor.monitor import Monitor, Rules
-from stream_monitor.reference import MAX_COLUMNS, Reference, Season, StreamKey
+from stream_monitor.reference import MAX_COLUMNS, Reference, Season, StreamKey, Task
+from stream_monitor.scoring import Scoring, ScoringRules
 from stream_monitor.stream import Stream
 from stream_monitor.waiting import Waiting
 
@@ -33,8 +35,27 @@ class StreamFactory:
         return Stream(key, model.detection.warmup_events, partial(self._monitor, model), learn, budget, privacy)
 
     def model(self, name: str) -> Model:
-        labels = self._settings.labels
-        return Model(name, Waiting(round(labels.horizon_hours * 3_600_000), labels.max_waiting))
+        labels, model = self._settings.labels, self._settings.for_model(name)
+        waiting = Waiting(round(labels.horizon_hours * 3_600_000), labels.max_waiting)
+        scored = model.detection.performance.enabled
+        return Model(name, waiting, new_scoring=partial(self._scoring, model) if scored else None)
+
+    def _scoring(self, model: ModelSettings, key: StreamKey) -> Scoring:
+        detection = model.detection
+        performance = detection.performance
+        rules = ScoringRules(
+            window=performance.window, warmup=detection.warmup_events, alpha=0.5 / detection.budget_events,
+            task=Task(performance.task) if performance.task != "auto" else None, min_change=performance.min_change,
+            min_change_relative=performance.min_change_relative, limits=performance.user_limits(),
+            config_digest=self.rules(model).config_digest, topic=self._settings.topics.predictions,
+        )  # fmt: skip
+        return Scoring(key, rules, partial(self._error_monitor, model))
+
+    def _error_monitor(self, model: ModelSettings, key: StreamKey, entry: Entry) -> Monitor:
+        """Half of the budget is the errors', the other half the limits'."""
+        detection = model.detection
+        detectors = DetectorSet(entry.reference, detection.params(), 2 * detection.budget_events)
+        return Monitor(key, entry, detectors, replace(self.rules(model), worse_only=True))
 
     def _monitor(self, model: ModelSettings, key: StreamKey, entry: Entry) -> Monitor:
         detection = model.detection

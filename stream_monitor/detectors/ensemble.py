@@ -112,6 +112,14 @@ class DetectorSet:
         rows = float(self._tables.n[:, column].sum())
         return distances(counts, p, order, rows, bool(self._tables.ordered[column]))
 
+    def mean_rank(self, column: int, counts: npt.NDArray[np.int64] | None = None) -> float:
+        """The mean rank of counts by code under the reference; of the reference itself without any."""
+        shares = self._shares(column)
+        u = self._tables.rank[0, column, : len(shares)].astype(np.float64)
+        if counts is None or not counts.sum():
+            return float(shares @ u)
+        return float(counts @ u[: len(counts)]) / int(counts.sum())
+
     def mean_rank_z(self, column: int, counts: npt.NDArray[np.int64]) -> float:
         """Standard errors by which the mean rank (or its spread |2u − 1|) of the counts is off the reference's."""
         n = int(counts.sum())

@@ -1,0 +1,389 @@
+"""How good the predictions of one stream are, outcome by outcome: concept drift and performance alerts. Pure.
+
+Two questions. Have the *errors* left the distribution they had in training (`concept_drift`; a monitor over the error
+columns, with the detectors of every other column)? Has a *metric* passed a limit, the reference's own performance less
+a tolerance or one that the user set (`performance`; see `bets.py`)? Every alert says the metric with its interval.
+
+Row numbers are the stream's outcomes, in the order in which they became known. Acting back waits for a multiple of 100
+of them, as in `monitor.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream_monitor.alerts import (
+    Alert,
+    AlertKind,
+    Detected,
+    EventRef,
+    Finding,
+    Onset,
+    PerformanceFact,
+    Severity,
+    State,
+    alert_id,
+    rfc3339,
+)
+from stream_monitor.baseline import error_values, learn
+from stream_monitor.batch import Origins
+from stream_monitor.bets import Bet
+from stream_monitor.book import Entry
+from stream_monitor.encode import codes_of
+from stream_monitor.errors import WireError
+from stream_monitor.monitor import PANE_ROWS, Monitor
+from stream_monitor.outcomes import Values, joined
+from stream_monitor.performance import (
+    HIGHER_IS_BETTER,
+    MAIN,
+    METRICS,
+    Interval,
+    Limit,
+    loss_of,
+    losses,
+    measure,
+    measured,
+    pairs_of,
+)
+from stream_monitor.reference import SCHEMA_VERSION, Performance, Reference, Source, StreamKey, Task
+from stream_monitor.trail import Origin
+
+Floats = npt.NDArray[np.float64]
+NewErrorMonitor = Callable[[StreamKey, Entry], Monitor]
+
+FEWEST_CITED: Final = 100
+"""Outcomes that an alert's metric is taken over, at least."""
+MOST_PENDING: Final = 256
+"""Scores of one class that wait for one of the other, to make a pair."""
+RETURN_ODDS: Final = 1e4
+UPDATE_ROWS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRules:
+    """What decides, for one model.
+
+    `alpha`: false alarms an outcome that all limits together may raise in the mean. `min_change`: how much worse than
+    in training rates and AUC may be before it is said, `min_change_relative`: the same of errors in the label's unit,
+    as a share. `limits`: the user's.
+    """
+
+    window: int
+    warmup: int
+    alpha: float
+    task: Task | None
+    min_change: float
+    min_change_relative: float
+    limits: tuple[Limit, ...]
+    config_digest: str
+    topic: str
+
+
+class Broken(msgspec.Struct):
+    """An open alert of one limit."""
+
+    id: str
+    opened_row: int
+    onset_row: int
+    onset: tuple[int, int, int, int]
+    published_row: int
+    updates: int = 0
+
+
+class GuardState(msgspec.Struct, frozen=True):
+    worse: list[float]
+    better: list[float]
+    since: list[int]
+    broken: Broken | None
+    highs: list[float]
+    lows: list[float]
+
+
+class Guard:
+    """One limit, its bet and its open alert. `highs`, `lows`: scores of positives and negatives that wait to be paired
+    (AUC is the share of pairs in the right order; disjoint pairs are independent outcomes)."""
+
+    def __init__(self, limit: Limit, task: Task, scale: float, alpha: float) -> None:
+        self.limit = limit
+        self.broken: Broken | None = None
+        self.bet = Bet(self._mean_loss(limit, scale), alpha, RETURN_ODDS)
+        self._task, self._scale = task, scale
+        self.highs: list[float] = []
+        self.lows: list[float] = []
+
+    @staticmethod
+    def _mean_loss(limit: Limit, scale: float) -> float:
+        loss = loss_of(limit.metric, limit.value, scale)
+        return 1 - loss if limit.metric == "bias" and limit.bound == "min" else loss
+
+    def losses(self, predicted: Floats, actual: Floats) -> tuple[Floats, Floats]:
+        if self.limit.metric == "auc":
+            return self._pair_up(predicted, actual)
+        loss, about = losses(self.limit.metric, self._task, predicted, actual, self._scale)
+        return (1 - loss if self.limit.metric == "bias" and self.limit.bound == "min" else loss), about
+
+    def _pair_up(self, predicted: Floats, actual: Floats) -> tuple[Floats, Floats]:
+        loss, about = np.zeros(len(predicted)), np.zeros(len(predicted))
+        for i, (score, positive) in enumerate(zip(predicted.tolist(), (actual > 0).tolist(), strict=True)):
+            own, others = (self.highs, self.lows) if positive else (self.lows, self.highs)
+            if others:
+                other = others.pop(0)
+                high, low = (score, other) if positive else (other, score)
+                loss[i], about[i] = 0.5 if high == low else float(high < low), 1.0
+            elif len(own) < MOST_PENDING:
+                own.append(score)
+        return loss, about
+
+    def state(self) -> GuardState:
+        bet = self.bet
+        return GuardState(
+            bet.worse.tolist(), bet.better.tolist(), bet.since.tolist(), self.broken, list(self.highs), list(self.lows)
+        )
+
+    def restore(self, state: GuardState) -> None:
+        """Raises WireError."""
+        if not len(state.worse) == len(state.better) == len(state.since) == len(self.bet.worse):
+            raise WireError("a limit's test that has another number of bets")
+        self.bet.worse[:], self.bet.better[:], self.bet.since[:] = state.worse, state.better, state.since
+        self.broken, self.highs, self.lows = state.broken, list(state.highs), list(state.lows)
+
+
+class Scoring:
+    """One stream's outcomes. `performance` None: still learning what they are like, from `warmup` outcomes."""
+
+    def __init__(self, stream: StreamKey, rules: ScoringRules, new_monitor: NewErrorMonitor) -> None:
+        self.stream = stream
+        self.rules = rules
+        self.generation = 0
+        self.digest = ""
+        self.performance: Performance | None = None
+        self.monitor: Monitor | None = None
+        self.guards: list[Guard] = []
+        self.predicted, self.actual = np.zeros(0), np.zeros(0)
+        self.warmup: list[tuple[Values, Values]] = []
+        self._new_monitor = new_monitor
+
+    # ---- what outcomes are compared with ----
+
+    def switch(self, generation: int, digest: str, reference: Reference | None) -> list[Alert]:
+        """A reference of a greater generation is in force from the next outcome on, if it says how good it was."""
+        if generation <= self.generation:
+            return []
+        self.generation = generation
+        if reference is None or not isinstance(reference.performance, Performance):
+            return []
+        alerts = self._end()
+        self.start(reference.performance, digest)
+        return alerts
+
+    def start(self, performance: Performance, digest: str = "") -> None:
+        """Compare with that from the next outcome on."""
+        reference = Reference(
+            SCHEMA_VERSION, *self.stream, performance.columns, Source("file" if digest else "stream", performance.n)
+        )
+        self.performance, self.digest = performance, digest or reference.digest()
+        self.monitor = self._new_monitor(self.stream, Entry(reference, self.digest, -1, self.generation))
+        limits = [limit for limit in self._limits(performance) if limit.metric in METRICS[performance.task]]
+        alpha = self.rules.alpha / max(len(limits), 1)
+        scale = performance.scale
+        self.guards = [Guard(limit, performance.task, scale.get(limit.metric, 1.0), alpha) for limit in limits]
+        self.warmup = []
+        self.predicted, self.actual = np.zeros(0), np.zeros(0)
+
+    def _limits(self, performance: Performance) -> list[Limit]:
+        found = []
+        for metric in MAIN[performance.task]:
+            if metric not in performance.metrics:
+                continue
+            value = performance.metrics[metric]
+            if performance.task is Task.REGRESSION:
+                found.append(Limit(metric, "reference", value * (1 + self.rules.min_change_relative)))
+            else:
+                loss = 1 - value
+                unsure = 3 * (loss * (1 - loss) / performance.n) ** 0.5
+                found.append(Limit(metric, "reference", value - max(self.rules.min_change, unsure)))
+        return found + list(self.rules.limits)
+
+    def _end(self) -> list[Alert]:
+        """Resolve everything open, as of the last outcome."""
+        if self.monitor is None:
+            return []
+        row = self.monitor.rows - 1
+        alerts = self.monitor.end("reference_changed")
+        reason = "compared with a new reference from here on"
+        return alerts + [self._alert(guard, State.RESOLVED, row, reason) for guard in self.guards if guard.broken]
+
+    # ---- outcomes ----
+
+    def feed(
+        self, prediction: Values, label: Values, names: Sequence[str], class_of: Callable[[str], int], origins: Origins
+    ) -> tuple[list[Alert], int]:
+        """Outcomes in the order in which they became known; the alerts they raise, and how many were unusable."""
+        alerts: list[Alert] = []
+        if self.performance is None:
+            wanted = self.rules.warmup - sum(len(label) for _, label in self.warmup)
+            self.warmup.append((prediction.take(slice(0, wanted)), label.take(slice(0, wanted))))
+            if wanted > len(label):
+                return [], 0
+            self._learn(names)
+            rest = slice(wanted, None)
+            prediction, label, origins = prediction.take(rest), label.take(rest), origins.take(rest)
+            if not len(label):
+                return [], 0
+            if self.performance is None:  # nothing could be learned: begin again
+                return self.feed(prediction, label, names, class_of, origins)
+        assert self.performance is not None
+        pairs = pairs_of(self.performance.task, self.performance.positive, prediction, label, names, class_of)
+        origins = origins.take(np.flatnonzero(pairs.kept))
+        start = 0
+        while start < len(pairs):
+            assert self.monitor is not None
+            stop = min(len(pairs), start + PANE_ROWS - self.monitor.rows % PANE_ROWS)
+            part = slice(start, stop)
+            alerts += self._judge(pairs.predicted[part], pairs.actual[part], origins.take(part))
+            start = stop
+        return alerts, len(label) - len(pairs)
+
+    def _learn(self, names: Sequence[str]) -> None:
+        prediction, label = (joined([pair[i] for pair in self.warmup]) for i in (0, 1))
+        self.warmup = []
+        performance = learn(prediction, label, names, self.rules.task)
+        if performance is not None:
+            self.start(performance)
+
+    def _judge(self, predicted: Floats, actual: Floats, origins: Origins) -> list[Alert]:
+        """Outcomes up to the next multiple of 100."""
+        assert self.performance is not None
+        assert self.monitor is not None
+        first = self.monitor.rows
+        codes = codes_of(self.performance.columns, error_values(self.performance, predicted, actual))
+        drift = self.monitor.feed(codes, origins)
+        before = len(self.predicted)
+        self.predicted, self.actual = np.append(self.predicted, predicted), np.append(self.actual, actual)
+        places = {key: i for i, key in enumerate(zip(origins.partition.tolist(), origins.offset.tolist(),
+                                                     origins.index.tolist(), strict=True))}  # fmt: skip
+        alerts = []
+        for alert in drift:
+            at = places.get((alert.detected.partition, alert.detected.offset, alert.detected.index), len(predicted) - 1)
+            alerts.append(self._explained(alert, before + at + 1))
+        for guard in self.guards:
+            alerts += self._guard(guard, first, predicted, actual, before)
+        surplus = len(self.predicted) - self.rules.window
+        if surplus > 0:
+            self.predicted, self.actual = self.predicted[surplus:], self.actual[surplus:]
+        return alerts
+
+    def _guard(self, guard: Guard, first: int, predicted: Floats, actual: Floats, before: int) -> list[Alert]:
+        assert self.monitor is not None
+        loss, about = guard.losses(predicted, actual)
+        if guard.broken is not None:
+            back = guard.bet.follow(loss, about)
+            return self._look(guard, back) if self.monitor.rows % PANE_ROWS == 0 else []
+        at = guard.bet.watch(loss, about)
+        if at < 0:
+            return []
+        row = first + at
+        onset_row = max(row + 1 - guard.bet.age, 0)
+        onset = self.monitor.trail.at(onset_row)
+        guard.broken = Broken(
+            self._id(guard, State.FIRING, row), row, onset_row,
+            (onset.partition, onset.offset, onset.index, onset.time_ms), row,
+        )  # fmt: skip
+        return [self._alert(guard, State.FIRING, row, until=before + at + 1)]
+
+    def _look(self, guard: Guard, back: bool) -> list[Alert]:
+        """At a multiple of 100: an alert whose limit is kept again ends, one that has lasted is brought up to date."""
+        assert self.monitor is not None
+        assert guard.broken is not None
+        row = self.monitor.rows - 1
+        if back:
+            alert = self._alert(guard, State.RESOLVED, row, "the limit is kept again")
+            guard.broken = None
+            guard.bet.clear()
+            return [alert]
+        if row - guard.broken.published_row < UPDATE_ROWS * 2**guard.broken.updates:
+            return []
+        guard.broken.published_row, guard.broken.updates = row, guard.broken.updates + 1
+        return [self._alert(guard, State.UPDATED, row, "it goes on")]
+
+    # ---- alerts ----
+
+    def _explained(self, alert: Alert, until: int) -> Alert:
+        """A drift of the errors, told by the metric that people know."""
+        assert self.performance is not None
+        fact = self._fact(MAIN[self.performance.task][0], until, alert.detected.rows_since_onset + 1)
+        if fact is None:
+            return alert
+        text = f"{alert.column.replace('_', ' ')}: {alert.summary.partition(': ')[2]}"
+        if alert.state is not State.RESOLVED:
+            text = f"{fact.said()}; {text}"
+        return alert.model_copy(update={"performance": fact, "summary": text})
+
+    def _fact(self, metric: str, until: int, rows: int, limit: Limit | None = None) -> PerformanceFact | None:
+        """The metric over the last outcomes before the place `until` of the window, no more than `rows` of them."""
+        assert self.performance is not None
+        size = min(max(rows, FEWEST_CITED), self.rules.window)
+        part = slice(max(until - size, 0), until)
+        interval = measure(metric, self.performance.task, self.predicted[part], self.actual[part])
+        if interval is None:
+            return None
+        return fact_of(interval, self.performance.metrics.get(metric), limit.bound if limit else "",
+                       limit.value if limit else None)  # fmt: skip
+
+    def _alert(self, guard: Guard, state: State, row: int, reason: str = "", until: int | None = None) -> Alert:
+        assert self.monitor is not None
+        assert guard.broken is not None
+        broken, limit = guard.broken, guard.limit
+        until = len(self.predicted) if until is None else until
+        origin, onset = self.monitor.trail.at(row), Origin(*broken.onset)
+        fact = self._fact(limit.metric, until, row - broken.onset_row + 1, limit)
+        said = fact.said() if fact is not None else limit.metric
+        falling = limit.metric in HIGHER_IS_BETTER or limit.bound == "min"
+        return Alert(
+            id=self._id(guard, state, row), episode=broken.id, scope="stream", state=state, kind=AlertKind.PERFORMANCE,
+            severity=Severity.WARNING if limit.bound == "reference" else Severity.CRITICAL,
+            model=self.stream.model, version=self.stream.version, segment=self.stream.segment, column=limit.subject,
+            role="outcome", direction="" if state is State.RESOLVED else "down" if falling else "up",
+            summary=f"{said}: {reason}" if state is State.RESOLVED else said, reason=reason,
+            onset=Onset(time=rfc3339(onset.time_ms), earliest=rfc3339(onset.time_ms),
+                        event=EventRef(partition=onset.partition, offset=onset.offset, index=onset.index)),
+            detected=Detected(time=rfc3339(origin.time_ms), topic=self.rules.topic, partition=origin.partition,
+                              offset=origin.offset, index=origin.index, rows_since_onset=row - broken.onset_row),
+            signals=[Finding(detector="bet", statistic="log_e_value", value=float(f"{guard.bet.evidence:.6g}"),
+                             threshold=float(f"{np.log(guard.bet.threshold):.6g}"), direction="worse")],
+            performance=fact,
+        )  # fmt: skip
+
+    def _id(self, guard: Guard, state: State, row: int) -> str:
+        assert self.monitor is not None
+        return alert_id(
+            self.rules.config_digest, self.digest, "stream", AlertKind.PERFORMANCE, self.stream, guard.limit.subject,
+            state, self.monitor.trail.at(row),
+        )  # fmt: skip
+
+    def metrics(self) -> dict[str, Interval]:
+        """All metrics over the window."""
+        if self.performance is None:
+            return {}
+        return measured(self.performance.task, self.predicted, self.actual)
+
+
+def fact_of(
+    interval: Interval, reference: float | None, bound: str = "", limit: float | None = None
+) -> PerformanceFact:
+    """An interval as published, to six digits."""
+
+    def short(value: float) -> float:
+        return float(f"{value:.6g}")
+
+    return PerformanceFact(
+        metric=interval.metric, value=short(interval.value), low=short(interval.low), high=short(interval.high),
+        n=interval.n, method=interval.method, bound=bound, limit=None if limit is None else short(limit),
+        reference=None if reference is None else short(reference),
+    )  # fmt: skip
