@@ -39,8 +39,8 @@ def stakes(limit: float) -> tuple[Floats, Floats]:
 
 
 class Bet:
-    """One limit on one mean loss. `worse`, `better`: the sums `[stakes]`; `since`: outcomes since each sum of `worse`
-    was last below 1."""
+    """One limit on one mean loss. `worse`, `better`: the sums `[stakes]`; `cusum`, `since`: the same
+    products as a CUSUM, and outcomes since each began: about when the limit was broken."""
 
     def __init__(self, limit: float, alpha: float, return_odds: float) -> None:
         self.limit = min(max(limit, 1e-6), 1 - 1e-6)
@@ -49,16 +49,17 @@ class Bet:
         self._stakes = stakes(self.limit)
         self.worse = np.zeros(len(STAKES))
         self.better = np.zeros(len(STAKES))
+        self.cusum = np.ones(len(STAKES))
         self.since = np.zeros(len(STAKES), dtype=np.int64)
 
     def watch(self, losses: Floats, about: Floats) -> int:
         """Feed outcomes, `about` 1 where the loss is one, up to the first that fires; its place, −1 if none does."""
-        return int(_bet(losses, about, self.limit, self._stakes[0], self.worse, self.since, self.threshold))
+        return int(_bet(losses, about, self.limit, self._stakes[0], self.worse, self.cusum, self.since, self.threshold))
 
     def follow(self, losses: Floats, about: Floats) -> bool:
         """Feed outcomes while an alert is open; whether a return has been proved."""
-        ages = np.zeros(len(STAKES), dtype=np.int64)
-        _bet(1 - losses, about, 1 - self.limit, self._stakes[1], self.better, ages, LARGEST)
+        cusum, ages = np.ones(len(STAKES)), np.zeros(len(STAKES), dtype=np.int64)
+        _bet(1 - losses, about, 1 - self.limit, self._stakes[1], self.better, cusum, ages, math.inf)
         return float(self.better.mean()) >= self._return_odds
 
     @property
@@ -72,17 +73,21 @@ class Bet:
         return int(self.since[int(self.worse.argmax())])
 
     def clear(self) -> None:
-        self.worse[:], self.better[:], self.since[:] = 0.0, 0.0, 0
+        self.worse[:], self.better[:], self.cusum[:], self.since[:] = 0.0, 0.0, 1.0, 0
 
 
 @njit
-def _bet(losses: Any, about: Any, limit: float, stake: Any, sums: Any, since: Any, threshold: float) -> int:
+def _bet(
+    losses: Any, about: Any, limit: float, stake: Any, sums: Any, cusum: Any, since: Any, threshold: float
+) -> int:  # fmt: skip
     for i in range(len(losses)):
         if about[i] > 0:
             for k in range(len(sums)):
-                sums[k] = min((sums[k] + 1.0) * (1.0 + stake[k] * (losses[i] - limit)), LARGEST)
+                factor = 1.0 + stake[k] * (losses[i] - limit)
+                sums[k] = min((sums[k] + 1.0) * factor, LARGEST)
+                cusum[k] = min(max(cusum[k] * factor, 1.0), LARGEST)
         for k in range(len(sums)):
-            since[k] = since[k] + 1 if sums[k] > 1.0 else 0
+            since[k] = since[k] + 1 if cusum[k] > 1.0 else 0
         if sums.mean() >= threshold:
             return i
     return -1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -99,6 +100,7 @@ class Broken(msgspec.Struct):
 class GuardState(msgspec.Struct, frozen=True):
     worse: list[float]
     better: list[float]
+    cusum: list[float]
     since: list[int]
     broken: Broken | None
     highs: list[float]
@@ -143,14 +145,22 @@ class Guard:
     def state(self) -> GuardState:
         bet = self.bet
         return GuardState(
-            bet.worse.tolist(), bet.better.tolist(), bet.since.tolist(), self.broken, list(self.highs), list(self.lows)
+            bet.worse.tolist(),
+            bet.better.tolist(),
+            bet.cusum.tolist(),
+            bet.since.tolist(),
+            self.broken,
+            list(self.highs),
+            list(self.lows),
         )
 
     def restore(self, state: GuardState) -> None:
         """Raises WireError."""
-        if not len(state.worse) == len(state.better) == len(state.since) == len(self.bet.worse):
+        sizes = {len(each) for each in (state.worse, state.better, state.cusum, state.since, self.bet.worse)}
+        if len(sizes) > 1:
             raise WireError("a limit's test that has another number of bets")
-        self.bet.worse[:], self.bet.better[:], self.bet.since[:] = state.worse, state.better, state.since
+        self.bet.worse[:], self.bet.better[:] = state.worse, state.better
+        self.bet.cusum[:], self.bet.since[:] = state.cusum, state.since
         self.broken, self.highs, self.lows = state.broken, list(state.highs), list(state.lows)
 
 
@@ -162,6 +172,7 @@ class Scoring:
         self.rules = rules
         self.generation = 0
         self.digest = ""
+        self.learned = False
         self.performance: Performance | None = None
         self.monitor: Monitor | None = None
         self.guards: list[Guard] = []
@@ -182,12 +193,12 @@ class Scoring:
         self.start(reference.performance, digest)
         return alerts
 
-    def start(self, performance: Performance, digest: str = "") -> None:
-        """Compare with that from the next outcome on."""
+    def start(self, performance: Performance, digest: str = "", *, learned: bool = False) -> None:
+        """Compare with that from the next outcome on; `learned` from the stream's own outcomes."""
         reference = Reference(
-            SCHEMA_VERSION, *self.stream, performance.columns, Source("file" if digest else "stream", performance.n)
+            SCHEMA_VERSION, *self.stream, performance.columns, Source("stream" if learned else "file", performance.n)
         )
-        self.performance, self.digest = performance, digest or reference.digest()
+        self.performance, self.digest, self.learned = performance, digest or reference.digest(), learned
         self.monitor = self._new_monitor(self.stream, Entry(reference, self.digest, -1, self.generation))
         limits = [limit for limit in self._limits(performance) if limit.metric in METRICS[performance.task]]
         alpha = self.rules.alpha / max(len(limits), 1)
@@ -255,7 +266,7 @@ class Scoring:
         self.warmup = []
         performance = learn(prediction, label, names, self.rules.task)
         if performance is not None:
-            self.start(performance)
+            self.start(performance, learned=True)
 
     def _judge(self, predicted: Floats, actual: Floats, origins: Origins) -> list[Alert]:
         """Outcomes up to the next multiple of 100."""
@@ -268,34 +279,40 @@ class Scoring:
         self.predicted, self.actual = np.append(self.predicted, predicted), np.append(self.actual, actual)
         places = {key: i for i, key in enumerate(zip(origins.partition.tolist(), origins.offset.tolist(),
                                                      origins.index.tolist(), strict=True))}  # fmt: skip
-        alerts = []
+        found: list[tuple[int, Alert]] = []
         for alert in drift:
             at = places.get((alert.detected.partition, alert.detected.offset, alert.detected.index), len(predicted) - 1)
-            alerts.append(self._explained(alert, before + at + 1))
+            found.append((at, self._explained(alert, before + at + 1)))
         for guard in self.guards:
-            alerts += self._guard(guard, first, predicted, actual, before)
+            found += self._guard(guard, first, predicted, actual, before)
         surplus = len(self.predicted) - self.rules.window
         if surplus > 0:
             self.predicted, self.actual = self.predicted[surplus:], self.actual[surplus:]
-        return alerts
+        found.sort(key=itemgetter(0))  # stable: of one outcome, drift before limits
+        return [alert for _, alert in found]
 
-    def _guard(self, guard: Guard, first: int, predicted: Floats, actual: Floats, before: int) -> list[Alert]:
+    def _guard(
+        self, guard: Guard, first: int, predicted: Floats, actual: Floats, before: int
+    ) -> list[tuple[int, Alert]]:  # fmt: skip
+        """Alerts of one limit, each with the place of its outcome."""
         assert self.monitor is not None
+        alerts: list[tuple[int, Alert]] = []
         loss, about = guard.losses(predicted, actual)
-        if guard.broken is not None:
-            back = guard.bet.follow(loss, about)
-            return self._look(guard, back) if self.monitor.rows % PANE_ROWS == 0 else []
-        at = guard.bet.watch(loss, about)
-        if at < 0:
-            return []
-        row = first + at
-        onset_row = max(row + 1 - guard.bet.age, 0)
-        onset = self.monitor.trail.at(onset_row)
-        guard.broken = Broken(
-            self._id(guard, State.FIRING, row), row, onset_row,
-            (onset.partition, onset.offset, onset.index, onset.time_ms), row,
-        )  # fmt: skip
-        return [self._alert(guard, State.FIRING, row, until=before + at + 1)]
+        at = -1
+        if guard.broken is None:
+            at = guard.bet.watch(loss, about)
+            if at < 0:
+                return []
+            row = first + at
+            onset_row = max(row + 1 - guard.bet.age, 0)
+            onset = self.monitor.trail.at(onset_row)
+            origin = (onset.partition, onset.offset, onset.index, onset.time_ms)
+            guard.broken = Broken(self._id(guard, State.FIRING, row), row, onset_row, origin, row)
+            alerts.append((at, self._alert(guard, State.FIRING, row, until=before + at + 1)))
+        back = guard.bet.follow(loss[at + 1 :], about[at + 1 :])
+        if self.monitor.rows % PANE_ROWS == 0:
+            alerts += [(len(predicted) - 1, alert) for alert in self._look(guard, back)]
+        return alerts
 
     def _look(self, guard: Guard, back: bool) -> list[Alert]:
         """At a multiple of 100: an alert whose limit is kept again ends, one that has lasted is brought up to date."""

@@ -20,6 +20,7 @@ class ScoringState(msgspec.Struct, frozen=True):
 
     generation: int
     digest: str
+    learned: bool
     performance: Performance | None
     watched: Watched | None
     guards: dict[str, GuardState]
@@ -36,7 +37,7 @@ def pack_scoring(scoring: Scoring) -> ScoringState:
             "label": label.number, "label_name": label.name.astype(np.int32),
         }  # fmt: skip
     return ScoringState(
-        scoring.generation, scoring.digest, scoring.performance,
+        scoring.generation, scoring.digest, scoring.learned, scoring.performance,
         pack_monitor(scoring.monitor) if scoring.monitor is not None else None,
         {guard.limit.subject: guard.state() for guard in scoring.guards},
         {guard.limit.subject: guard.limit.value for guard in scoring.guards},
@@ -53,7 +54,7 @@ def restore_scoring(scoring: Scoring, state: ScoringState, classes: int) -> dict
     cold: dict[str, str] = {}
     scoring.generation = state.generation
     if state.performance is not None and state.watched is not None:
-        scoring.start(state.performance, state.digest)
+        scoring.start(state.performance, state.digest, learned=state.learned)
         assert scoring.monitor is not None  # made by `start`
         cold = restore_monitor(scoring.monitor, state.watched)
         for guard in scoring.guards:
