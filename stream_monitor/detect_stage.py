@@ -531,6 +531,10 @@ class DetectStage:
         """By model: how well its predictions are covered by labels, and how late those are."""
         return {name: tracked.model.report() for held in self._held.values() for name, tracked in held.models.items()}
 
+    def model(self, name: str) -> Model:
+        """A model held here; raises KeyError."""
+        return next(held.models[name].model for held in self._held.values() if name in held.models)
+
     def _widths(self, batch: Batch) -> npt.NDArray[np.int64] | None:
         """How many codes the columns of a batch's reference have, None where nobody knows it.
 

@@ -3,8 +3,7 @@
 As in the source of the data (alipsgh/tornado): every row is predicted, then learned; when a detector speaks, it and the
 tree start anew; a detection is true within 250 rows of a change, later or elsewhere it is false.
 
-The product has no path of its own for concept drift yet. What stands here as ours is its evidence alone, fed the 0/1
-errors (`Evidence` below), not an alert.
+Ours is the product's path: outcomes into `scoring.py`, its `concept_drift` alerts out (`Product` below).
 """
 
 from __future__ import annotations
@@ -21,23 +20,26 @@ from river.tree import HoeffdingTreeClassifier
 
 from benchmarks.detection import gates
 from benchmarks.detection.delays import judged
-from benchmarks.detection.product import BUDGET, SETTINGS, codes_of, reference_of
+from benchmarks.detection.product import BUDGET, SETTINGS
 from benchmarks.detection.results import Family, Result, Task
-from stream_monitor.detectors.ensemble import DetectorSet
-from stream_monitor.monitor import PANE_ROWS
+from stream_monitor.alerts import AlertKind, State
+from stream_monitor.batch import Origins
+from stream_monitor.config import Settings
+from stream_monitor.outcomes import values_of
+from stream_monitor.reference import StreamKey
+from stream_monitor.streams import StreamFactory
 
 DATA: Final = Path(__file__).parent / "data"
 FILES: Final = ("sine1_101", "sine1_102")
 CHANGES: Final = (20_000, 40_000, 60_000, 80_000)
 WINDOW: Final = 250
 WARMUP: Final = 5_000
+LOT: Final = 10
 METHODS: Final = ("ours", "ADWIN", "PH", "DDM", "HDDM_W")
 
-_NO_STRATA: Final = np.zeros(1, dtype=np.uint8)
-
 Labelled = tuple[dict[str, float], str]
-Detector = Callable[[bool], bool]
-"""One error in; whether drift was detected."""
+Detector = Callable[[object, str], bool]
+"""One prediction and its label in; whether drift was detected."""
 Found = tuple[str, list[int]]
 
 
@@ -45,8 +47,8 @@ def _river(make: Callable[[], Any]) -> Detector:
     """A detector of river's; after a detection river's own start anew by themselves."""
     detector = make()
 
-    def update(error: bool) -> bool:
-        detector.update(error)
+    def update(predicted: object, label: str) -> bool:
+        detector.update(predicted != label)
         return bool(detector.drift_detected)
 
     return update
@@ -55,7 +57,7 @@ def _river(make: Callable[[], Any]) -> Detector:
 def run(file: str, method: str) -> Found:
     """The rows at which a method detected drift."""
     rows = _rows(file)
-    return method, _detections(rows, Evidence() if method == "ours" else _river(_PEERS[method]))
+    return method, _product_detections(rows) if method == "ours" else _detections(rows, _river(_PEERS[method]))
 
 
 _PEERS: Final[dict[str, Callable[[], Any]]] = {"ADWIN": ADWIN, "PH": PageHinkley, "DDM": DDM, "HDDM_W": HDDMW}
@@ -64,48 +66,53 @@ _PEERS: Final[dict[str, Callable[[], Any]]] = {"ADWIN": ADWIN, "PH": PageHinkley
 def _detections(rows: list[Labelled], detector: Detector) -> list[int]:
     tree, found = HoeffdingTreeClassifier(), []
     for row, (features, label) in enumerate(rows):
-        error = tree.predict_one(features) != label
+        predicted = tree.predict_one(features)
         tree.learn_one(features, label)
-        if detector(error):
+        if detector(predicted, label):
             found.append(row)
             tree = HoeffdingTreeClassifier()
     return found
 
 
-class Evidence:
-    """The product's evidence on the 0/1 errors, against a reference of the first `WARMUP` of them.
+def _product_detections(rows: list[Labelled]) -> list[int]:
+    """The same by the product's path, which takes outcomes a few at a time, as a worker does: the tree starts anew
+    behind the lot in which a detection lies."""
+    product, tree, found = Product(), HoeffdingTreeClassifier(), []
+    for start in range(0, len(rows), LOT):
+        lot, predicted = rows[start : start + LOT], []
+        for features, label in lot:
+            predicted.append(tree.predict_one(features))
+            tree.learn_one(features, label)
+        hits = product(start, predicted, [label for _, label in lot])
+        if hits:
+            found += hits
+            tree = HoeffdingTreeClassifier()
+    return found
 
-    As a monitor does, it holds an episode open until a return is proved, and looks at that once a pane. A finding that
-    errors became *fewer* opens none: the tree only went on learning.
-    """
+
+class Product:
+    """The product's own path: outcomes into a stream's scoring, which learns its baseline from the first `WARMUP` of
+    them; a detection is a `concept_drift` alert that fires."""
 
     def __init__(self) -> None:
-        self._warmup: list[float] = []
-        self._detectors: DetectorSet | None = None
-        self._row = 0
-        self._open = False
+        settings = Settings.model_validate(
+            {"detection": SETTINGS.model_dump() | {"budget_events": int(BUDGET), "warmup_events": WARMUP}}
+        )
+        new_scoring = StreamFactory(settings).model("sine1").new_scoring
+        assert new_scoring is not None  # it is on by default
+        self._scoring = new_scoring(StreamKey("sine1"))
+        self._classes: dict[str, int] = {}
 
-    def __call__(self, error: bool) -> bool:
-        if self._detectors is None:
-            self._warmup.append(float(error))
-            if len(self._warmup) == WARMUP:
-                self._reference = reference_of(np.array(self._warmup)[:, None])
-                self._detectors = DetectorSet(self._reference, {"evidence": SETTINGS.params()["evidence"]}, BUDGET)
-                self._codes = [codes_of(self._reference, np.array([[value]])) for value in (0.0, 1.0)]
-            return False
-        signals = self._detectors.update(self._codes[error], _NO_STRATA, self._row)
-        self._row += 1
-        found = not self._open and any(signal.direction != "down" for signal in signals)
-        if found:
-            self._open = True
-        elif signals and not self._open:
-            self._detectors.release(0)
-        if self._open and self._row % PANE_ROWS == 0:
-            self._detectors.engage(0)
-            if self._detectors.return_rows([0])[0] >= 0:
-                self._detectors.release(0)
-                self._open = False
-        return found
+    def __call__(self, first: int, predicted: list[object], labels: list[str]) -> list[int]:
+        """Outcomes of the rows `first …`; the rows at which an alert fired."""
+        names: dict[str, int] = {}
+        prediction, actual = values_of(predicted, names), values_of(labels, names)
+        zero, row = np.zeros(len(labels), dtype=np.int32), np.arange(first, first + len(labels))
+        alerts, _ = self._scoring.feed(
+            prediction, actual, list(names), lambda name: self._classes.setdefault(name, len(self._classes)),
+            Origins(zero, row, zero, row, row),
+        )  # fmt: skip
+        return [a.detected.offset for a in alerts if a.kind is AlertKind.CONCEPT_DRIFT and a.state is State.FIRING]
 
 
 def _rows(file: str) -> list[Labelled]:

@@ -262,8 +262,8 @@ def _notes(plan: Plan) -> str:
         "at most 0.04): nothing drifts there. It is put in the order that is meant: 2,200 male, 2,200 female, 2,200 "
         "male, 2,200 female, each sex in its own order. A peer is right of a return if it detects within 600 rows.\n"
         "- C4: reference of the first 26 weeks with strata by the hour of the week, dates from the known first day.\n"
-        "- C5: the product has no path for concept drift yet: ours is its evidence on the 0/1 errors "
-        "(`benchmarks/detection/concept.py`).\n"
+        "- C5: ours is the `concept_drift` alerts of a stream's scoring, its baseline learned from the first 5,000 "
+        "outcomes (`benchmarks/detection/concept.py`).\n"
         "- D3: 5,000 rows of drift, then the reference; two windows are 4,000 rows. D4: 10⁵ rows.\n"
         "- What a part is and its seeds do not depend on the number of processes: a commit gives the same numbers."
     )
