@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stream_monitor.detectors._njit import njit
+from stream_monitor.compiled import njit
 
 Floats = npt.NDArray[np.float64]
 
