@@ -33,6 +33,7 @@ WORDS: Final = {
     "plain": "(a) plain consumer: kafka-python, orjson, river ADWIN + PageHinkley + Histogram",
     "poll": "(b) poll and count",
     "parse": "(c) poll and orjson.loads",
+    "confluent": "(d) poll and take the values, confluent-kafka",
 }
 SHAPES: Final = {"single": ("one event a record", 1), "array": ("100 events a record", 100)}
 GATES: Final = {("single", "plain"): (4.5, 6.0), ("single", "parse"): (0.55, 0.65), ("array", "plain"): (6.0, 10.0)}
@@ -111,7 +112,7 @@ def _compare(address: str, topic: str, per_record: int, asked: argparse.Namespac
         for name in WORDS:
             events = asked.plain_events if name == "plain" else asked.events
             told = _process(name, address, topic, events, per_record)
-            console.print(f"  {run}/{asked.runs} {name:<6} {_rate(told):>9,.0f} events/s {_cpu_us(told):>7.1f} µs",
+            console.print(f"  {run}/{asked.runs} {name:<9} {_rate(told):>9,.0f} events/s {_cpu_us(told):>7.1f} µs",
                           highlight=False)  # fmt: skip
             if run:
                 runs[name].append(told)
@@ -146,7 +147,7 @@ def _cpu_us(told: Told) -> float:
 
 def _main_figures(shape: str, runs: dict[str, list[Told]]) -> list[Figure]:
     case, figures = SHAPES[shape][0], []
-    for peer in ("plain", "parse", "poll"):
+    for peer in ("plain", "parse", "poll", "confluent"):
         gate, goal = GATES.get((shape, peer), (None, None))
         pairs = list(zip(runs["main"], runs[peer], strict=True))
         rates = median(_rate(main) / _rate(other) for main, other in pairs)

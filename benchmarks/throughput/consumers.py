@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import orjson
+from confluent_kafka import Consumer
 from kafka import KafkaConsumer
 from river import drift, sketch
 
@@ -117,7 +118,28 @@ def plain(address: str, topic: str, events: int, _per_record: int) -> dict[str, 
     return watch.told(seen)
 
 
-def main_job(address: str, topic: str, events: int, _per_record: int) -> dict[str, float]:
+def confluent(address: str, topic: str, events: int, per_record: int) -> dict[str, float]:
+    """(d) what another client would need for the same: confluent-kafka, poll, count and take the values."""
+    consumer = Consumer(
+        {"bootstrap.servers": address, "group.id": f"floor-{time.time_ns()}", "auto.offset.reset": "earliest",
+         "isolation.level": "read_committed", "enable.auto.commit": False}
+    )  # fmt: skip
+    consumer.subscribe([topic])
+    seen, watch = 0, None
+    while seen < events:
+        messages = consumer.consume(10_000, timeout=0.2)
+        if messages:
+            watch = watch or Stopwatch()
+            seen += per_record * len([message.value() for message in messages])
+    assert watch is not None  # as above
+    told = watch.told(seen)
+    consumer.close()
+    return told
+
+
+def main_job(
+    address: str, topic: str, events: int, _per_record: int, on_start: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """Both stages of our worker, until every event is detected; a group and topics of its own."""
     settings = Settings.model_validate(
         {"kafka": {"bootstrap_servers": [address]}, "group": f"b{time.time_ns()}", "instance": "a",
@@ -136,6 +158,7 @@ def main_job(address: str, topic: str, events: int, _per_record: int) -> dict[st
         busy = worker.step(0.0 if busy else 0.1)
         if watch is None and worker.encode.counts.records + len(worker.encode._pending):
             watch = Stopwatch()
+            on_start()
     assert watch is not None  # as above
     told = watch.told(worker.detect.counts.rows)
     worker.close()
@@ -147,11 +170,18 @@ def profiled(address: str, topic: str, events: int, per_record: int) -> dict[str
     """The main job with a clock in every stage: CPU seconds of each, those of what it calls left out."""
     stages = Stages()
     stages.watch_all()
-    told = main_job(address, topic, events, per_record)
+    told = main_job(address, topic, events, per_record, stages.spent_s.clear)
     return told | {f"stage {name}": spent_s for name, spent_s in stages.spent_s.items()}
 
 
-NAMES: Final = {"profile": profiled, "poll": poll_only, "parse": poll_parse, "plain": plain, "main": main_job}
+NAMES: Final = {
+    "profile": profiled,
+    "poll": poll_only,
+    "parse": poll_parse,
+    "plain": plain,
+    "confluent": confluent,
+    "main": main_job,
+}
 
 if __name__ == "__main__":
     name, address, topic, events, per_record = sys.argv[1:]
