@@ -22,6 +22,8 @@ from stream_monitor.errors import ReferenceInvalid
 SCHEMA_VERSION = 1
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 MAX_COLUMNS = 5_000
+MAX_ROWS = 10**15
+"""That a reference may speak for; floating point counts no further than ten times that."""
 
 
 class StreamKey(NamedTuple):
@@ -266,8 +268,8 @@ def _column_problems(column: Column, strata: int) -> list[str]:
         size = len(bins.counts) - FIRST_BIN
         if not 0 <= size <= MAX_BINS or size != column.bins:
             problems.append(f"{size} bins; 0 to {MAX_BINS} are possible, the same number in every stratum")
-        elif min(bins.counts) < 0 or bins.n < 1:
-            problems.append("counts must be natural numbers and not all zero")
+        elif min(bins.counts) < 0 or not 1 <= bins.n <= MAX_ROWS:
+            problems.append("counts must be natural numbers, not all zero, and 10¹⁵ in all at most")
         elif column.kind is Kind.NUMERIC and len(bins.edges) != size:
             problems.append(f"{len(bins.edges)} edges for {size} bins")
         elif column.kind is Kind.NUMERIC and not _ascending(bins):

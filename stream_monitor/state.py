@@ -338,7 +338,7 @@ def restore_monitor(monitor: Monitor, watched: Watched) -> dict[str, str]:
     _check_trail(trail, np.array([len(column.strata[0].counts) for column in columns]))
     monitor.restore(watched.monitor)
     given = {name: (detector.tag, unpack_detector(detector)) for name, detector in watched.detectors.items()}
-    return monitor.detectors.restore(given)
+    return monitor.detectors.restore(given, watched.monitor.rows)
 
 
 def _check(monitor: MonitorState, columns: int) -> None:

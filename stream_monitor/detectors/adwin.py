@@ -215,7 +215,7 @@ class Adwin:
         fed = self._fed[number].copy()
         self._restart(number)
         window = self._windows[number]
-        if not plausible(data, window.__getstate__()) or fed[1] > MAX_WIDTH:
+        if not plausible(data, window.__getstate__()) or not 0 <= fed[0] <= fed[1] <= MAX_WIDTH:
             self.cold_starts += 1
             return
         try:

@@ -140,8 +140,9 @@ class DetectorSet:
         states = {name: (self._tag(name), detector.state()) for name, detector in self._detectors.items()}
         return states if self._pacing is None else states | {"pacing": (_PACING_TAG, self._pacing.state())}
 
-    def restore(self, given: Mapping[str, tuple[str, State]]) -> dict[str, str]:
-        """Take over states; those that cannot be are left fresh, named with the reason."""
+    def restore(self, given: Mapping[str, tuple[str, State]], rows: int | None = None) -> dict[str, str]:
+        """Take over states; those that cannot be are left fresh, named with the reason. `rows`: that the stream has
+        had, and so its detectors, None if that is not known."""
         if self._pacing is not None:
             tag, state = given.get("pacing", ("nothing", {}))
             try:
@@ -161,6 +162,11 @@ class DetectorSet:
             tag, state = given[name]
             if tag != self._tag(name):
                 cold[name] = f"saved as {tag}, now {self._tag(name)}: its parameters or its library changed"
+                continue
+            at = state.get("next_row")
+            # 0: it was cold at the last restore, and no row has come since.
+            if rows is not None and isinstance(at, np.ndarray) and at.tolist() not in ([0], [rows]):
+                cold[name] = f"saved at another row than the stream, which is at {rows}"
                 continue
             try:
                 detector.restore(state)

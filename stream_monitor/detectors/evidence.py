@@ -199,6 +199,10 @@ class Evidence:
         within("evidence", "cusum", arrays["cusum"], 1.0, LARGEST)
         within("evidence", "age", arrays["age"], 0, 2**31 - 1)
         within("evidence", "back", arrays["back"], 0.0, 1.001)
+        rows = int(arrays["next_row"][0])
+        within("evidence", "next_row", arrays["next_row"], 0, 2**62)
+        within("evidence", "since_row", arrays["since_row"], 0, rows)
+        within("evidence", "return_row", arrays["return_row"], NEVER, rows)
         for name, attribute in _STATE.items():
             setattr(self, attribute, arrays[name])
 

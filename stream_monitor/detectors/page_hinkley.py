@@ -17,7 +17,7 @@ import numpy as np
 from stream_monitor.compiled import njit
 from stream_monitor.detectors.blocks import SERIES, Blocks, Means
 from stream_monitor.detectors.signal import Codes, Signal, State, Strata
-from stream_monitor.detectors.states import Array, restored
+from stream_monitor.detectors.states import Array, restored, within
 from stream_monitor.detectors.tables import tables_of
 from stream_monitor.detectors.thresholds import page_hinkley_threshold
 from stream_monitor.reference import Reference
@@ -118,6 +118,11 @@ class PageHinkley:
         """Take over a state; raises WireError where it cannot be one of this reference, and changes nothing then."""
         own = {name: state[name] for name in self._own() if name in state}
         arrays = restored("page_hinkley", own, self._own())
+        within("page_hinkley", "next_row", arrays["next_row"], 0, 2**62)
+        within("page_hinkley", "extreme_row", arrays["extreme_row"], 0, int(arrays["next_row"][0]))
+        within("page_hinkley", "counts", arrays["fields"][..., 0], 0, 2**53)
+        within("page_hinkley", "means", arrays["fields"][..., 1], 0, 1)
+        within("page_hinkley", "sums", arrays["fields"][..., 2:], -LARGEST, LARGEST)
         self.blocks.restore("page_hinkley", {name: part for name, part in state.items() if name not in own})
         self._fields, self._extreme_row, self._next_row = (arrays[name] for name in self._own())
 

@@ -138,7 +138,7 @@ class Target:
             case _:
                 document = self.snapshot
                 for _ in range(rng.choice((1, 1, 2, 5))):
-                    document = mutated(document, rng)
+                    document = self.changed(document, rng)
                 body = msgspec.msgpack.encode(document)
         live = {number: wire.pack(states.KIND, 1, [7, 0, 1, body])}
         if rng.random() < 0.3:
@@ -147,6 +147,24 @@ class Target:
         if rng.random() < 0.1:
             live = {key: damaged(value, rng) if rng.random() < 0.5 else value for key, value in self.warm_up}
         self.restored(live)
+
+    def changed(self, document: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+        """Mostly an array of a detector, else the monitor, the trail, or anything."""
+        watched = document.get("watched")
+        if not isinstance(watched, dict) or rng.random() < 0.1:
+            return dict(mutated(document, rng))
+        part = rng.choice(("detectors", "detectors", "detectors", "monitor", "trail"))
+        inner = watched[part]
+        if part == "detectors" and isinstance(inner, dict) and rng.random() < 0.8:
+            name = rng.choice(sorted(inner))
+            arrays = dict(inner[name]["arrays"]) if isinstance(inner[name], dict) else {}
+            which = rng.choice(sorted(arrays)) if arrays else ""
+            if isinstance(arrays.get(which), list) and len(arrays[which]) == 3:
+                arrays[which] = [*arrays[which][:2], mutated(arrays[which][2], rng)]
+                inner = {**inner, name: {**inner[name], "arrays": arrays}}
+        else:
+            inner = mutated(inner, rng)
+        return {**document, "watched": {**watched, part: inner}}
 
     def restored(self, live: dict[bytes, bytes]) -> None:
         grouped, _ = states.group_records(live)
@@ -262,9 +280,13 @@ def main(seed: int, count: int) -> None:
             if number % 8 == 0:
                 target.codes_topic(rng)
             target.references(rng)
-        except BaseException:
-            print(f"seed {seed}, number {number}", flush=True)
-            raise
+        except BaseException as error:
+            print(f"seed {seed}, number {number}: {type(error).__name__}: {error!s:.500}")
+            at = error.__traceback__
+            while at is not None:  # by hand: the traceback module compiles what it shows
+                print(f"  {at.tb_frame.f_code.co_filename}:{at.tb_lineno}", flush=True)
+                at = at.tb_next
+            os._exit(1)
     print(dict(target.refused))
 
 
