@@ -98,7 +98,7 @@ def _on_kafka(address: str, asked: argparse.Namespace) -> list[Figure]:
                     for _ in range(min(asked.runs, 3) + 1)]  # fmt: skip
             figures += _told(_profile_figures(case, told[1:]))
     if "scaling" in asked.only:
-        figures += _told(scaling.measure(address, min(asked.runs, 3), asked.events))
+        figures += _told(scaling.measure(address, min(asked.runs, 3), 3 * asked.events))
     if "latency" in asked.only:
         figures += _told(latency.measure(address, rate / 2, 20.0))
     return figures
