@@ -9,6 +9,7 @@ import msgspec
 
 from stream_monitor import reference as references
 from stream_monitor.errors import ReferenceInvalid
+from stream_monitor.privacy import Veil
 from stream_monitor.reference import Reference, StreamKey
 
 LEARNED_EPOCH: Final = 0
@@ -46,8 +47,10 @@ def parse_key(key: bytes | None) -> tuple[StreamKey, int]:
 
 @dataclass(slots=True)
 class ReferenceBook:
-    """All references known; `apply` records of the topic in order."""
+    """All references known; `apply` records of the topic in order. `veil`: categories and segments go by pseudonyms,
+    also where the topic has their names."""
 
+    veil: Veil | None = None
     _by_stream: dict[StreamKey, dict[int, tuple[Reference, str]]] = field(default_factory=dict)
     _by_digest: dict[str, Reference] = field(default_factory=dict)
     _found: dict[StreamKey, Entry | None] = field(default_factory=dict)
@@ -55,19 +58,21 @@ class ReferenceBook:
     def apply(self, key: bytes | None, value: bytes | None) -> tuple[StreamKey, Entry | None]:
         """Take one record over (None deletes); raises ReferenceInvalid and changes nothing if it is unusable."""
         stream, epoch = parse_key(key)
+        under = stream._replace(segment=self.veil.segment(stream.segment)) if self.veil else stream
         self._found.clear()
         if value is None:
-            removed = self._by_stream.get(stream, {}).pop(epoch, None)
+            removed = self._by_stream.get(under, {}).pop(epoch, None)
             if removed and not self._used(removed[1]):
                 self._by_digest.pop(removed[1], None)
-            return stream, None
+            return under, None
         reference = references.load(value, name=f"reference {stream}, epoch {epoch}")
         if reference.stream != stream:
             raise ReferenceInvalid(f"reference of {reference.stream} published under the key of {stream}")
+        reference = self.veil.reference(reference) if self.veil else reference
         digest = reference.digest()
         self._by_digest[digest] = reference
-        self._by_stream.setdefault(stream, {})[epoch] = (reference, digest)
-        return stream, self.find(stream)
+        self._by_stream.setdefault(under, {})[epoch] = (reference, digest)
+        return under, self.find(under)
 
     def find(self, stream: StreamKey) -> Entry | None:
         """The reference in force: the stream's own, else the one for all versions of the model (same segment).

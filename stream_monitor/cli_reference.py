@@ -25,6 +25,7 @@ from stream_monitor.cli_tables import (
     reading,
 )
 from stream_monitor.errors import ConfigError, DataError, Fault
+from stream_monitor.privacy import veil_of
 from stream_monitor.reference import Reference, Season, load
 
 app = typer.Typer(
@@ -94,6 +95,8 @@ def build(
     by = listed(segment_by) or rules.segment_by
     with reading(files, given, settings, by) as reader:
         references = build_references(reader.chunks, options, [file.name for file in files])
+    if veil := veil_of(settings):
+        references = [veil.reference(reference) for reference in references]
     for reference, path in zip(references, _paths(out, references), strict=True):
         _write(path, reference)
         rows, columns = f"{reference.source.rows:,} rows", f"{len(reference.columns)} columns"
@@ -163,7 +166,7 @@ def publish(files: Documents, config: ConfigOption = None, verbose: Verbose = 0)
     settings = prepare(config)
     with broker_of(settings) as broker:
         name = f"{settings.group}.{settings.instance}.publish"
-        published = publishing.publish(broker, settings.topics.references, name, references)
+        published = publishing.publish(broker, settings.topics.references, name, references, veil_of(settings))
     for each in published:
         state = "published" if each.new else "unchanged"
         stream = each.reference.stream

@@ -6,7 +6,6 @@ of their values costs a miss. A few rows at a time, though, cost more than they 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, Literal
@@ -16,6 +15,7 @@ from stream_monitor.book import Entry
 from stream_monitor.encode import MAX_UNKNOWN, Binner, capped
 from stream_monitor.events import Row, lookup
 from stream_monitor.outcomes import Outcomes
+from stream_monitor.privacy import veiled
 from stream_monitor.reference import StreamKey
 from stream_monitor.rows import Rows
 
@@ -88,15 +88,6 @@ def join(pieces: Sequence[CodedBatch]) -> CodedBatch:
         unknown.setdefault(each.name, each)
     kept = tuple(unknown[name] for name in sorted(unknown)[:MAX_UNKNOWN])
     return joined.showing(tuple(Extra(*extra) for extra in extras), kept)
-
-
-def veiled(value: float | str, privacy: Privacy) -> float | str | None:
-    """What may be passed on of a raw value: all of it, of a text the start of its SHA-256, or nothing."""
-    if privacy == "full":
-        return value
-    if privacy == "none" or not isinstance(value, str):
-        return None
-    return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:12]}"
 
 
 def first_row_with(features: Sequence[dict[str, Any]], name: str) -> int:

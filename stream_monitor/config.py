@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -25,6 +25,7 @@ from stream_monitor.config_base import (
     CONFIG_VARIABLE,
     ENV_PREFIX,
     Complaint,
+    ExistingFile,
     ExistingFiles,
     Names,
     Positive,
@@ -44,6 +45,7 @@ from stream_monitor.wire import NEWEST, OLDEST
 __all__ = ["DetectionSettings", "ModelSettings", "Settings", "load"]
 
 _MOST_NAMES = 10_000
+SHORTEST_SALT = 16
 _FIRST_WINS = "the first match wins: put special entries before general ones, and each only once"
 _SERVERS = ("kafka", "bootstrap_servers")
 _KAFKA_FILES = {name for name in KafkaSection.model_fields if name.endswith("file")}
@@ -236,12 +238,28 @@ class HttpSection(Section):
 
 
 class PrivacySection(Section):
-    """What may be passed on of raw values. References, and the rows a stream without one learns from, hold values
-    all the same."""
+    """What may be written of raw values, to any topic and to the log; see docs/security.md."""
 
     raw: Literal["full", "hash", "none"] = Field(
-        default="full", description="Of rejected records, and of values training never saw."
+        default="full",
+        description="hash: texts go by pseudonyms, rejects show a hash; none: and nothing is shown of values that "
+        "training never saw, or of rejects.",
     )
+    salt: SecretStr | None = Field(
+        default=None, description="Of the pseudonyms. Better: salt_file, or the environment."
+    )
+    salt_file: ExistingFile | None = Field(default=None, description="File that holds the salt and nothing else.")
+
+    @model_validator(mode="after")
+    def _salted(self) -> PrivacySection:
+        if self.salt and self.salt_file:
+            refuse_all([Complaint("salt", "salt_file is given as well", "keep one of them")])
+        if self.salt is not None and len(self.salt.get_secret_value()) < SHORTEST_SALT:
+            refuse_all([Complaint("salt", f"has fewer than {SHORTEST_SALT} characters", "make it long and random")])
+        if self.raw != "full" and not (self.salt or self.salt_file):
+            problem = f"{self.raw!r} needs a salt: without one a pseudonym is found by trying"
+            refuse_all([Complaint("raw", problem, "add salt_file, or set STREAM_MONITOR_PRIVACY__SALT")])
+        return self
 
 
 class AlertsSection(Section):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from operator import attrgetter, is_
@@ -32,6 +32,8 @@ Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+NameOf = Callable[[object], str | None]
+"""The category that a value names: `canonical`, or its pseudonym."""
 
 MAX_EXTRA_TEXT: Final = 128
 MAX_EXTRAS_A_COLUMN: Final = 16
@@ -65,10 +67,14 @@ class Coded:
 
 
 class Binner:
-    """Turns rows of one stream into codes under one reference. Holds tables only: the same rows give the same codes."""
+    """Turns rows of one stream into codes under one reference. Holds tables only: the same rows give the same codes.
 
-    def __init__(self, reference: Reference) -> None:
+    `name_of`: how a value that is no text names a category (see `privacy.Veil.category`).
+    """
+
+    def __init__(self, reference: Reference, name_of: NameOf = canonical) -> None:
         self.reference = reference
+        self._name_of = name_of
         columns = list(enumerate(reference.columns))
         numeric = [(at, column) for at, column in columns if column.kind is Kind.NUMERIC]
         categorical = {at: column for at, column in columns if column.kind is Kind.CATEGORICAL}
@@ -109,7 +115,7 @@ class Binner:
         extras = self._search.into(codes, strata, blocks)
         for at, values in categories.items():
             codes[:, at], new = self._categories(at, values)
-            extras += [(row, at, (canonical(values[row]) or "")[:MAX_EXTRA_TEXT]) for row in new]
+            extras += [(row, at, (self._name_of(values[row]) or "")[:MAX_EXTRA_TEXT]) for row in new]
         return Coded(codes, strata, capped(extras), self._unknown(features, plain))
 
     def _strata_of(self, rows: Sequence[Row]) -> Codes:
@@ -144,7 +150,7 @@ class Binner:
         new: list[int] = []
         row = found.find(_MISS)
         while row >= 0:
-            found[row] = _category_code(values[row], table, self._defaults[at])
+            found[row] = _category_code(values[row], table, self._defaults[at], self._name_of)
             if found[row] == NEW and len(new) < MAX_EXTRAS_A_COLUMN:
                 new.append(row)
             row = found.find(_MISS, row + 1)
@@ -183,10 +189,10 @@ def _table(column: Column) -> dict[object, int]:
     return table
 
 
-def _category_code(value: object, table: Mapping[object, int], default: int) -> int:
+def _category_code(value: object, table: Mapping[object, int], default: int, name_of: NameOf = canonical) -> int:
     if value is None:
         return MISSING
-    name = canonical(value)
+    name = name_of(value)
     return INVALID if name is None else table.get(name, default)
 
 

@@ -7,7 +7,6 @@ belongs to a prediction by its id, not by its time. No tick speaks of their part
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -35,7 +34,8 @@ from stream_monitor.merge import Merged, Merger
 from stream_monitor.observe import ObserveCommit, lag_of, timed, unobserved
 from stream_monitor.ordering import Tick, encode_tick
 from stream_monitor.ownership import Ownership
-from stream_monitor.reference import StreamKey
+from stream_monitor.privacy import Veil, veil_of
+from stream_monitor.reference import Kind, StreamKey
 from stream_monitor.rows import Decoded, Rows, by_stream, decode_runs
 
 log = structlog.get_logger()
@@ -91,6 +91,7 @@ class Encoder:
         self._shape: Shape = settings.input.to_shape()
         self._label_shape: LabelShape = settings.labels.to_shape(settings.input.limits)
         self._binners: dict[str, Binner] = {}
+        self._veil = veil_of(settings)
 
     def encode(self, entries: Sequence[Merged], counts: EncodeCounts) -> list[Message]:
         """All messages for the records: codes in the order of the rows within each stream, and rejects."""
@@ -112,6 +113,9 @@ class Encoder:
         """The rows of every stream: of run after run, or of all at once where a run holds but a few of each stream."""
         whole, many = Decoded(), None
         for decoded in decode_runs(entries, self._shape):
+            if self._veil is not None:
+                models = {model: categorical(self._settings, model) for model in set(decoded.models)}
+                self._veil.events(decoded, models)
             rejects += decoded.rejects + self._segment(decoded, entries)
             if many is None:
                 many = decoded.streams * ENOUGH > len(decoded.models)
@@ -162,7 +166,7 @@ class Encoder:
                 record.value, record.timestamp_ms, record.partition, record.offset, self._label_shape
             ):
                 if isinstance(label, Label) and self._settings.joins_labels(label.model):
-                    by_model.setdefault(label.model, []).append(label)
+                    by_model.setdefault(label.model, []).append(self._veil.label(label) if self._veil else label)
                     continue
                 if isinstance(label, Label):
                     detail = "labels.models names no such model"
@@ -198,14 +202,14 @@ class Encoder:
         if binner is None:
             if len(self._binners) >= MAX_BINNERS:
                 self._binners.clear()
-            binner = self._binners[entry.digest] = Binner(entry.reference)
+            binner = self._binners[entry.digest] = binner_of(entry, self._veil)
         return binner
 
     def _reject(self, record: Record, reject: Reject) -> Message:
         document = {
             "topic": record.topic, "partition": record.partition, "offset": record.offset, "index": reject.index,
             "timestamp": rfc3339(record.timestamp_ms), "reason": reject.reason, "detail": reject.detail,
-            **quoted(record.value or b"", self._settings.privacy.raw),
+            **quoted(record.value or b"", self._settings.privacy.raw, self._veil),
         }  # fmt: skip
         key = f"{record.topic}-{record.partition}-{record.offset}-{reject.index}".encode()
         return Message(self._settings.topics.rejects, key, orjson.dumps(document))
@@ -231,11 +235,21 @@ def route(row: Row, settings: Settings) -> StreamKey | Reject:
     return StreamKey(row.model, row.version, segment)
 
 
-def quoted(value: bytes, privacy: str) -> dict[str, object]:
-    """What a reject shows of the record: its size, and by `privacy.raw` its first bytes, their hash, or nothing."""
+def categorical(settings: Settings, model: str) -> frozenset[str]:
+    """The features that the configuration calls categorical."""
+    kinds = settings.for_model(model).features.kinds()
+    return frozenset(name for name, kind in kinds.items() if kind is Kind.CATEGORICAL)
+
+
+def binner_of(entry: Entry, veil: Veil | None) -> Binner:
+    return Binner(entry.reference, veil.category) if veil else Binner(entry.reference)
+
+
+def quoted(value: bytes, privacy: str, veil: Veil | None) -> dict[str, object]:
+    """What a reject shows of the record: its size, and by `privacy.raw` its first bytes, their HMAC, or nothing."""
     shown: dict[str, object] = {"bytes": len(value)}
-    if privacy == "hash":
-        shown["sha256"] = hashlib.sha256(value).hexdigest()
+    if privacy == "hash" and veil is not None:
+        shown["sha256"] = veil.digest(value)
     elif privacy == "full":
         try:
             shown["raw"] = value[:RAW_BYTES].decode()

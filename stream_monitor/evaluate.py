@@ -27,10 +27,11 @@ from stream_monitor.config import Settings
 from stream_monitor.dependence import mid_ranks
 from stream_monitor.detectors.ensemble import DetectorSet
 from stream_monitor.encode import Binner, number
-from stream_monitor.encode_stage import route
+from stream_monitor.encode_stage import categorical, route
 from stream_monitor.errors import DataError
 from stream_monitor.events import Row
 from stream_monitor.inject import value_of
+from stream_monitor.privacy import veil_of
 from stream_monitor.reference import Column, Kind, Reference, Season, StreamKey
 from stream_monitor.replay import Replay, Summary
 from stream_monitor.season import Hours, choose, explained
@@ -164,7 +165,8 @@ def gather(
     replay = Replay(settings, references, lambda _: None)
     for rows in chunks():
         replay.feed(rows)
-    book = ReferenceBook()
+    veil = veil_of(settings)
+    book = ReferenceBook(veil)
     for reference in references:
         epoch = book.newest_epoch(reference.stream)
         book.apply(key_of(reference.stream, FIRST_EPOCH if epoch is None else epoch + 1), reference.to_json())
@@ -172,7 +174,8 @@ def gather(
     if not watched:
         raise DataError("no row belongs to a stream of the references: compare --model and --version with theirs")
     for rows in chunks():
-        _gather(rows, settings, watched)
+        seen = [veil.row(row, categorical(settings, row.model)) for row in rows] if veil else rows
+        _gather(seen, settings, watched)
     return Gathered(replay.summary, watched)
 
 

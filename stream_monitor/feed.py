@@ -9,6 +9,7 @@ import structlog
 from stream_monitor.book import ReferenceBook
 from stream_monitor.broker.protocol import Broker, Reader, Record, TopicPartition
 from stream_monitor.errors import BrokerUnavailable, ReferenceInvalid, TopicMismatch
+from stream_monitor.privacy import Veil
 
 log = structlog.get_logger()
 
@@ -16,11 +17,11 @@ log = structlog.get_logger()
 class ReferenceFeed:
     """A reader without a group and the book it fills."""
 
-    def __init__(self, broker: Broker, topic: str, clock_s: Callable[[], float]) -> None:
+    def __init__(self, broker: Broker, topic: str, clock_s: Callable[[], float], veil: Veil | None = None) -> None:
         info = broker.topics([topic]).get(topic)
         if info is None:
             raise TopicMismatch(f"topic {topic!r} does not exist: create it with `stream-monitor topics create`")
-        self.book = ReferenceBook()
+        self.book = ReferenceBook(veil)
         self.invalid = 0
         self._clock_s = clock_s
         self._reader: Reader = broker.reader([TopicPartition(topic, p) for p in range(info.partitions)])

@@ -12,7 +12,7 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-_SECRET = ("password", "secret", "token", "credential")
+_SECRET = ("password", "secret", "token", "credential", "salt")
 _LIBRARIES = ("kafka", "numba", "asyncio")
 _LIBRARY_LEVELS = (logging.CRITICAL, logging.WARNING, logging.INFO)
 """By verbosity. Their errors (a connection lost and found) reach us as exceptions, so that we say them once, in our

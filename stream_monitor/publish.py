@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
 from stream_monitor.broker.protocol import Broker, Message
 from stream_monitor.feed import ReferenceFeed
+from stream_monitor.privacy import Veil
 from stream_monitor.reference import Reference
 
 
@@ -35,9 +36,15 @@ def plan(book: ReferenceBook, references: Sequence[Reference]) -> list[Published
     return planned
 
 
-def publish(broker: Broker, topic: str, transactional_id: str, references: Sequence[Reference]) -> list[Published]:
-    """Publish what is new, all in one transaction. Raises TopicMismatch without the topic, and BrokerError."""
-    feed = ReferenceFeed(broker, topic, time.monotonic)
+def publish(
+    broker: Broker, topic: str, transactional_id: str, references: Sequence[Reference], veil: Veil | None = None
+) -> list[Published]:
+    """Publish what is new, all in one transaction; with a `veil`, without the names of categories.
+
+    Raises TopicMismatch without the topic, and BrokerError.
+    """
+    feed = ReferenceFeed(broker, topic, time.monotonic, veil)
+    references = [veil.reference(reference) for reference in references] if veil else references
     try:
         feed.catch_up()
         planned = plan(feed.book, references)

@@ -17,9 +17,10 @@ from stream_monitor.book import FIRST_EPOCH, LEARNED_EPOCH, ReferenceBook, key_o
 from stream_monitor.coding import code
 from stream_monitor.config import Settings
 from stream_monitor.encode import Binner
-from stream_monitor.encode_stage import route
+from stream_monitor.encode_stage import binner_of, categorical, route
 from stream_monitor.events import Reject, Row, Shape
 from stream_monitor.inject import Injection, Injector, check
+from stream_monitor.privacy import veil_of
 from stream_monitor.reference import Reference, StreamKey
 from stream_monitor.stream import Stream
 from stream_monitor.streams import StreamFactory
@@ -94,7 +95,8 @@ class Replay:
         self._settings = settings
         self._on_alert = on_alert
         self._factory = StreamFactory(settings)
-        self._book = ReferenceBook()
+        self._veil = veil_of(settings)
+        self._book = ReferenceBook(self._veil)
         self._streams: dict[StreamKey, Stream] = {}
         self._binners: dict[str, Binner] = {}
         for reference in references:
@@ -104,7 +106,10 @@ class Replay:
     def feed(self, rows: Iterable[Row | Reject]) -> None:
         """A run of rows; runs of one stream's rows are coded together."""
         runs: dict[StreamKey, list[Row]] = {}
-        for row in rows:
+        for given in rows:
+            row = given
+            if self._veil is not None and isinstance(given, Row):
+                row = self._veil.row(given, categorical(self._settings, given.model))
             routed = route(row, self._settings) if isinstance(row, Row) else row
             if isinstance(routed, Reject):
                 self.summary.rejects[routed.reason] += 1
@@ -165,7 +170,7 @@ class Replay:
         if entry is None:
             return RawBatch(key, tuple(rows))
         if entry.digest not in self._binners:
-            self._binners[entry.digest] = Binner(entry.reference)
+            self._binners[entry.digest] = binner_of(entry, self._veil)
         return code(rows, key, entry, self._binners[entry.digest], self._settings.privacy.raw)
 
     def _publish(self, reference: Reference, epoch: int) -> None:

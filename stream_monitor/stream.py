@@ -9,9 +9,10 @@ from stream_monitor.alerts import Alert
 from stream_monitor.batch import Batch, CodedBatch, RawBatch
 from stream_monitor.book import LEARNED_EPOCH, Entry, ReferenceBook
 from stream_monitor.coding import Privacy, code
-from stream_monitor.encode import Binner
+from stream_monitor.encode import Binner, NameOf
 from stream_monitor.errors import DataError, ReferenceInvalid
 from stream_monitor.events import Row
+from stream_monitor.features import canonical
 from stream_monitor.limits import UNBORN, Birth, WarmupBudget, weight
 from stream_monitor.monitor import Monitor
 from stream_monitor.reference import Reference, StreamKey
@@ -48,6 +49,7 @@ class Stream:
     fit: Fit
     budget: WarmupBudget
     privacy: Privacy = "full"
+    name_of: NameOf = canonical
     birth: Birth = UNBORN
     monitor: Monitor | None = None
     warmup: list[Row] = field(default_factory=list)
@@ -88,7 +90,7 @@ class Stream:
             self._feed_raw(RawBatch(self.key, tuple(rows)), outcome)
             return
         if self._binner is None:
-            self._binner = Binner(self.monitor.entry.reference)
+            self._binner = Binner(self.monitor.entry.reference, self.name_of)
         coded = code(rows, self.key, self.monitor.entry, self._binner, self.privacy)
         outcome.alerts += self.monitor.feed(coded.codes, coded.origins, coded.extras, coded.unknown)
         outcome.fed += len(rows)

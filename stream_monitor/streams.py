@@ -9,10 +9,12 @@ from stream_monitor.book import Entry
 from stream_monitor.config import ModelSettings, Settings
 from stream_monitor.detectors.ensemble import DetectorSet
 from stream_monitor.events import Row
+from stream_monitor.features import canonical
 from stream_monitor.fit import FitOptions, fit
 from stream_monitor.limits import WarmupBudget
 from stream_monitor.model import Model
 from stream_monitor.monitor import Monitor, Rules
+from stream_monitor.privacy import veil_of
 from stream_monitor.reference import MAX_COLUMNS, Reference, Season, StreamKey, Task
 from stream_monitor.scoring import Scoring, ScoringRules
 from stream_monitor.stream import Stream
@@ -25,6 +27,8 @@ class StreamFactory:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._rules: dict[str, Rules] = {}
+        veil = veil_of(settings)
+        self._name_of = veil.category if veil else canonical
 
     def stream(self, key: StreamKey) -> Stream:
         model = self._settings.for_model(key.model)
@@ -32,7 +36,9 @@ class StreamFactory:
         budget = WarmupBudget(limits.max_warmup_bytes, limits.max_streams)
         learn = partial(_fit, model, limits.max_columns)
         privacy = self._settings.privacy.raw
-        return Stream(key, model.detection.warmup_events, partial(self._monitor, model), learn, budget, privacy)
+        return Stream(
+            key, model.detection.warmup_events, partial(self._monitor, model), learn, budget, privacy, self._name_of
+        )
 
     def model(self, name: str) -> Model:
         labels, model = self._settings.labels, self._settings.for_model(name)

@@ -26,6 +26,7 @@ from stream_monitor.feed import ReferenceFeed
 from stream_monitor.http import Pulse, serve
 from stream_monitor.metrics import Metrics
 from stream_monitor.observe import unobserved
+from stream_monitor.privacy import veil_of
 from stream_monitor.publish import publish
 from stream_monitor.reference import load
 from stream_monitor.topics import mismatches, refusals, rights, specs
@@ -74,7 +75,7 @@ class Worker:
         self._reported_s = clock_s()
         self.detect: DetectStage | None = None
         self.encode: EncodeStage | None = None
-        self.feed = ReferenceFeed(broker, settings.topics.references, clock_s)
+        self.feed = ReferenceFeed(broker, settings.topics.references, clock_s, veil_of(settings))
         observe = outside.metrics.observe_commit if outside else unobserved
         try:
             self.feed.catch_up()
@@ -198,12 +199,15 @@ def seed_references(settings: Settings, broker: Broker, feed: ReferenceFeed) -> 
     missing = []
     for path in settings.references:
         reference = load(Path(path).read_bytes(), name=str(path))
+        reference = feed.book.veil.reference(reference) if feed.book.veil else reference
         epoch = feed.book.newest_epoch(reference.stream)
         if epoch is None or epoch < FIRST_EPOCH:
             missing.append(reference)
             log.info("reference seeded", stream=str(reference.stream), file=Path(path).name)
     if missing:
-        publish(broker, settings.topics.references, f"{settings.group}.{settings.instance}.seed", missing)
+        publish(
+            broker, settings.topics.references, f"{settings.group}.{settings.instance}.seed", missing, feed.book.veil
+        )
         feed.catch_up()
 
 

@@ -110,9 +110,13 @@ def test_bad_records_are_rejected_once_each_and_the_stream_goes_on() -> None:
     assert worker.encode.counts.rows == 400
 
 
+def private(raw: str) -> dict[str, str]:
+    return {"raw": raw} if raw == "full" else {"raw": raw, "salt": "a salt for the tests only"}
+
+
 @pytest.mark.parametrize(("privacy", "shown"), [("none", set()), ("hash", {"sha256"}), ("full", {"raw"})])
 def test_privacy_governs_what_a_reject_shows(privacy: str, shown: set[str]) -> None:
-    world = World(settings(privacy={"raw": privacy}), references=[REFERENCE])
+    world = World(settings(privacy=private(privacy)), references=[REFERENCE])
     world.broker.append([Message(world.base.topics.predictions, None, b"secret", partition=0)])
     worker = world.worker()
     world.settle(worker)
@@ -122,7 +126,7 @@ def test_privacy_governs_what_a_reject_shows(privacy: str, shown: set[str]) -> N
 
 @pytest.mark.parametrize(("privacy", "named"), [("none", ""), ("hash", "sha256:"), ("full", "Atlantis")])
 def test_privacy_governs_the_names_of_new_categories(privacy: str, named: str) -> None:
-    world = World(settings(privacy={"raw": privacy}), partitions=1, references=[REFERENCE])
+    world = World(settings(privacy=private(privacy)), partitions=1, references=[REFERENCE])
     batch = rows(600)
     for row in batch[300:]:
         row.features["city"] = "Atlantis"
