@@ -29,6 +29,11 @@ class Entry:
     generation: int
 
 
+def epoch_of(generation: int) -> int:
+    """The epoch behind an entry's generation."""
+    return (generation - _EXACT if generation > _EXACT else generation) - 1
+
+
 def key_of(stream: StreamKey, epoch: int) -> bytes:
     """The record key: a JSON array `[model, version, segment, epoch]`; every epoch keeps its own record."""
     return msgspec.json.encode([*stream, epoch])

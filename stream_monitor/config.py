@@ -83,12 +83,15 @@ class Topics(Section):
     rejects: TopicName = Field(
         default="stream-monitor.rejects", description="Unusable records; default <group>.rejects."
     )
+    status: TopicName = Field(
+        default="stream-monitor.status", description="How every stream stands; compacted; default <group>.status."
+    )
     partitions: int = Field(default=32, ge=1, le=10_000, description="Of codes and of state; fixed for good.")
     replication: int | None = Field(default=None, ge=1, description="null: the broker's default.replication.factor.")
     codes_retention_hours: Positive = Field(default=168, description="How long a detector may be down without loss.")
     rejects_retention_hours: Positive = Field(default=168, description="How long rejected records are kept.")
 
-    OWNED: ClassVar = ("codes", "state", "references", "rejects")
+    OWNED: ClassVar = ("codes", "state", "references", "rejects", "status")
 
     @model_validator(mode="after")
     def _distinct(self) -> Topics:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from stream_monitor import model_state
+from stream_monitor import model_state, status
 from stream_monitor import restoring as restores
 from stream_monitor import state as states
 from stream_monitor.alerts import Alert
@@ -57,6 +57,8 @@ STAGE: Final = "detect"
 TICKS_COMMIT_S: Final = 5.0
 RESTORE_LOG_S: Final = 5.0
 DROPPED_LOG_S: Final = 60.0
+STATUS_AT_ONCE: Final = 200
+"""Streams whose status one commit looks at, a partition."""
 SAVE_BURST_S: Final = 2.0
 """Unused save budget kept for later, in seconds of it."""
 
@@ -103,13 +105,15 @@ class DetectLevels:
 class Tracked:
     """A stream in memory, and its rows that wait for earlier ones. `unsaved_from`: offset of the first record that the
     saved state does not include though the detectors have seen rows of it, None when saved. `outdated`: it is saved in
-    another wire version than we write, which the next release may not read."""
+    another wire version than we write, which the next release may not read. `told_ms`: when its status was last
+    written, by the ticks' clock."""
 
     stream: Stream
     queue: Queue
     saved: states.Saved
     unsaved_from: int | None = None
     outdated: bool = False
+    told_ms: int = LONG_AGO
 
 
 @dataclass(slots=True)
@@ -141,6 +145,8 @@ class Held:
     are due.
 
     `clock`: what its ticks have said so far; `base`: the same as of the committed offset; `clocks`: of each tick since.
+    `untold`: streams saved since their status was written; `news`: status records of versions that appeared;
+    `versions`: by model, the first codes offset of each.
     `touched`: rows came since the last commit. `roster`, `model_roster`: when each of its
     streams and models was let in.
     """
@@ -149,6 +155,9 @@ class Held:
     base: Clock
     roster: Roster
     model_roster: Roster
+    untold: dict[StreamKey, Tracked] = field(default_factory=dict)
+    news: dict[bytes, bytes] = field(default_factory=dict)
+    versions: dict[str, dict[str, int]] = field(default_factory=dict)
     clocks: deque[Clock] = field(default_factory=deque)
     streams: dict[StreamKey, Tracked] = field(default_factory=dict)
     waiting: dict[StreamKey, Tracked] = field(default_factory=dict)
@@ -156,6 +165,10 @@ class Held:
     due: deque[Subject] = field(default_factory=deque)
     touched: bool = False
     ticked: bool = False
+
+    def note_version(self, key: StreamKey, since: int) -> None:
+        versions = self.versions.setdefault(key.model, {})
+        versions[key.version] = min(since, versions.get(key.version, since))
 
     def tracked(self, subject: Subject) -> Tracked | TrackedModel:
         return self.models[subject] if isinstance(subject, str) else self.streams[subject]
@@ -371,6 +384,7 @@ class DetectStage:
         outdated = restored.version != self._settings.worker.writes_version
         held.streams[key] = Tracked(restored.stream, queue, restored.saved, outdated=outdated)
         held.roster.enter(key.model, restored.stream.birth.since)
+        held.note_version(key, restored.stream.birth.since)
         if outdated:
             held.due.append(key)
         self._report(key, restored)
@@ -481,6 +495,11 @@ class DetectStage:
         stream.birth = Birth(offset, rank, first_time_ms(batch))
         held.roster.enter(key.model, offset)
         held.streams[key] = Tracked(stream, Queue(), states.Saved())
+        others = {version for version, since in held.versions.get(key.model, {}).items() if since < offset}
+        if others and key.version not in others:
+            record = status.version_record(key, others, stream.birth.first_ms)
+            held.news[status.version_key(key.model, key.version)] = record
+        held.note_version(key, offset)
         return held.streams[key]
 
     def _tell_dropped(self, now_s: float) -> None:
@@ -614,7 +633,22 @@ class DetectStage:
             self._save(batchful, partition, self._held[partition].tracked(subject))
         for partition, held in self._in_turn():
             self._save_due(batchful, partition, held, everything)
+        for held in self._held.values():
+            self._tell_status(batchful, held, everything)
         return batchful
+
+    def _tell_status(self, batchful: _Batchful, held: Held, everything: bool) -> None:
+        """The status of streams that were saved since it was last told, each at most once a minute."""
+        topic, clock_ms = self._settings.topics.status, held.clock.clock_ms
+        batchful.messages += [Message(topic, key, record) for key, record in held.news.items()]
+        for key, tracked in list(held.untold.items())[: len(held.untold) if everything else STATUS_AT_ONCE]:
+            if everything or clock_ms - tracked.told_ms >= status.EVERY_MS:
+                budget = self._settings.for_model(key.model).detection.budget_events
+                record = status.stream_record(tracked.stream, budget, max(clock_ms, 0))
+                batchful.messages.append(Message(topic, status.stream_key(key), record))
+                batchful.told.append((held, key))
+            else:  # its turn comes
+                held.untold[key] = held.untold.pop(key)
 
     def _in_turn(self) -> list[tuple[TopicPartition, Held]]:
         """The partitions, beginning behind the one saved last: else the first would use up the budget for ever."""
@@ -642,6 +676,7 @@ class DetectStage:
         else:
             records, saved = states.save(tracked.stream, *where, tracked.saved, version)
             batchful.saved.append((tracked, saved))
+            self._held[partition].untold[tracked.stream.key] = tracked
         batchful.messages += [Message(topic, key, value, partition.partition) for key, value in records]
         size = sum(len(value) for _, value in records if value is not None)
         batchful.bytes += size
@@ -675,6 +710,10 @@ class DetectStage:
         for tracked_model, model_saved in batchful.saved_models:
             tracked_model.saved = model_saved
             tracked_model.model.waiting.forget_fresh()
+        for held, key in batchful.told:
+            held.untold.pop(key).told_ms = held.clock.clock_ms
+        for held in self._held.values():
+            held.news.clear()
         for _, alert in self._alerts:
             self.counts.alerts[f"{alert.kind}.{alert.state}"] += 1
             log.info("alert", state=alert.state.value, severity=alert.severity.value, stream=str(alert.stream),
@@ -703,6 +742,7 @@ class _Batchful:
     messages: list[Message] = field(default_factory=list)
     saved: list[tuple[Tracked, states.Saved]] = field(default_factory=list)
     saved_models: list[tuple[TrackedModel, model_state.Saved]] = field(default_factory=list)
+    told: list[tuple[Held, StreamKey]] = field(default_factory=list)
     bytes: int = 0
 
 

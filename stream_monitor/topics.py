@@ -6,7 +6,7 @@ state        compacted, small segments and eager cleaning, so that a restore sta
 references   compacted; one record a stream and epoch, up to a whole reference document
 alerts       compacted by subject: a new subscriber reads the present state of everything
 rejects      kept for days
-status       compacted
+status       compacted; how every stream stands, for people
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def specs(settings: Settings, *, predictions: int | None = None) -> list[TopicSp
         topics.references: _COMPACTED | {"max.message.bytes": str(LARGEST_RECORD_BYTES)},
         topics.alerts: _COMPACTED,
         topics.rejects: _kept(topics.rejects_retention_hours),
+        topics.status: _COMPACTED,
     }
     return [
         *by_hand,

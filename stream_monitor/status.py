@@ -1,0 +1,121 @@
+"""What the status topic says: how every stream stands, and which versions appeared. Compacted; one record a stream.
+
+Keys: `["stream", model, version, segment]` and `["new_version", model, version]`. A record is written with the state of
+its stream, in the same transaction, at most once a minute by the ticks' clock; that of a stream that ends is deleted.
+It is for people and dashboards: nothing of ours reads it back, and nothing is decided by it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from stream_monitor.alerts import rfc3339
+from stream_monitor.book import epoch_of
+from stream_monitor.broker.protocol import Broker, TopicPartition
+from stream_monitor.errors import BrokerUnavailable, TopicMismatch
+from stream_monitor.limits import UNBORN
+from stream_monitor.trail import FINE
+
+if TYPE_CHECKING:
+    from stream_monitor.monitor import Monitor
+    from stream_monitor.reference import StreamKey
+    from stream_monitor.stream import Stream
+
+EVERY_MS: Final = 60_000
+"""Between two records of one stream, by the ticks' clock."""
+MOST_OPEN: Final = 20
+"""Open alerts that a record lists."""
+READ_S: Final = 30.0
+_DAY_S: Final = 86_400
+
+
+def stream_key(key: StreamKey) -> bytes:
+    return orjson.dumps(["stream", *key])
+
+
+def version_key(model: str, version: str) -> bytes:
+    return orjson.dumps(["new_version", model, version])
+
+
+def stream_record(stream: Stream, budget_events: int, clock_ms: int) -> bytes:
+    """How a stream stands. `rate`: events a second over its last rows, by event time; `false_alarm_days`: the mean time
+    between two false alarms that the budget and that rate make."""
+    monitor, key = stream.monitor, stream.key
+    rate = _rate(monitor) if monitor is not None else None
+    document: dict[str, Any] = {
+        "type": "stream", "model": key.model, "version": key.version, "segment": key.segment,
+        "as_of": rfc3339(clock_ms), "learning": monitor is None,
+        "rows": monitor.rows if monitor is not None else len(stream.warmup),
+        "first_seen": rfc3339(stream.birth.first_ms) if stream.birth != UNBORN else None,
+        "last_seen": _last_seen(stream), "rate": rate, "budget_events": budget_events,
+        "false_alarm_days": _rounded(budget_events / rate / _DAY_S) if rate else None,
+    }  # fmt: skip
+    if monitor is None:
+        document["rows_wanted"] = stream.warmup_rows
+        return orjson.dumps(document)
+    entry = monitor.entry
+    episodes = sorted(monitor.episodes.values(), key=lambda episode: episode.opened_row)
+    document |= {
+        "columns": len(entry.reference.columns),
+        "reference": {"digest": entry.digest, "epoch": epoch_of(entry.generation),
+                      "origin": entry.reference.source.origin, "n": entry.reference.source.rows},
+        "alerts_open": len(episodes),
+        "open": [{"column": entry.reference.columns[each.column].name, "severity": each.severity.value,
+                  "since": rfc3339(each.onset[3]), "episode": each.id} for each in episodes[:MOST_OPEN]],
+    }  # fmt: skip
+    return orjson.dumps(document)
+
+
+def version_record(key: StreamKey, others: Iterable[str], first_ms: int) -> bytes:
+    """A version of a model that is seen for the first time, beside others."""
+    return orjson.dumps(
+        {"type": "new_version", "model": key.model, "version": key.version, "first_seen": rfc3339(first_ms),
+         "others": sorted(others)}
+    )  # fmt: skip
+
+
+def _last_seen(stream: Stream) -> str | None:
+    if stream.monitor is not None and stream.monitor.rows:
+        return rfc3339(stream.monitor.trail.at(stream.monitor.rows - 1).time_ms)
+    return rfc3339(stream.warmup[-1].time_ms) if stream.warmup else None
+
+
+def _rate(monitor: Monitor) -> float | None:
+    """Events a second over the last thousand rows; None where that cannot be told."""
+    last = monitor.rows - 1
+    first = max(0, monitor.rows - FINE)
+    if last <= first:
+        return None
+    passed_ms = monitor.trail.at(last).time_ms - monitor.trail.at(first).time_ms
+    return _rounded((last - first) * 1_000 / passed_ms) if passed_ms > 0 else None
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def read(broker: Broker, topic: str) -> list[dict[str, Any]]:
+    """The present records of the topic, by key. Raises TopicMismatch without it, BrokerUnavailable if it cannot be read
+    to its end."""
+    info = broker.topics([topic]).get(topic)
+    if info is None:
+        raise TopicMismatch(f"topic {topic!r} does not exist: create it with `stream-monitor topics create`")
+    reader = broker.reader([TopicPartition(topic, number) for number in range(info.partitions)])
+    found: dict[bytes, bytes] = {}
+    try:
+        ends: Mapping[TopicPartition, int] = reader.end_offsets()
+        deadline_s = time.monotonic() + READ_S
+        while any(reader.position(partition) < end for partition, end in ends.items()):
+            for record in reader.poll(0.1):
+                found.pop(record.key or b"", None)
+                if record.value is not None:
+                    found[record.key or b""] = record.value
+            if time.monotonic() > deadline_s:
+                raise BrokerUnavailable(f"the status topic could not be read to its end within {READ_S:g} s")
+    finally:
+        reader.close()
+    return [orjson.loads(found[key]) for key in sorted(found)]

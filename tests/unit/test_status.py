@@ -1,0 +1,130 @@
+"""The status topic: what it says of a stream, when, and that it says it once, whatever is killed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from stream_monitor import status
+from stream_monitor.alerts import rfc3339
+from stream_monitor.broker.protocol import Message
+from stream_monitor.cli_status import table
+from stream_monitor.errors import TopicMismatch
+from tests.faults.oracle import expected, found
+from tests.unit.test_limits import committed, event, versions
+from tests.unit.world import MODEL, START_MS, STEP_MS, World, reference, rows, settings
+
+
+def records(world: World) -> dict[bytes, list[dict[str, Any]]]:
+    """Everything ever written, by key, in order."""
+    written: dict[bytes, list[dict[str, Any]]] = {}
+    for record in world.broker.records(world.base.topics.status):
+        written.setdefault(record.key or b"", []).append(orjson.loads(record.value or b"null"))
+    return written
+
+
+def test_a_stream_is_told_as_it_stands() -> None:
+    world = World(partitions=1, references=[reference()])
+    worker = world.worker()
+    world.write(rows(3_000, drift_at=1_500))
+    world.settle(worker)
+    worker.close()
+    (told,) = status.read(world.broker, world.base.topics.status)
+    assert (told["type"], told["model"], told["rows"], told["learning"]) == ("stream", MODEL, 3_000, False)
+    assert told["first_seen"] == "2023-11-14T22:13:20.000Z"
+    assert told["last_seen"] == rfc3339(START_MS + 2_999 * STEP_MS)
+    assert told["rate"] == 1_000 / STEP_MS
+    assert told["false_alarm_days"] == pytest.approx(10_000_000 / 100 / 86_400, rel=0.01)
+    assert told["columns"] == len(reference().columns)
+    assert told["reference"] == {"digest": reference().digest(), "epoch": 1, "origin": "stream", "n": 5_000}
+    firing = {alert["column"]: alert["episode"] for alert in world.alerts() if alert["state"] == "firing"}
+    assert {each["column"]: each["episode"] for each in told["open"]} == firing
+    assert told["alerts_open"] == len(firing) > 0
+
+
+def test_a_stream_that_learns_says_how_far_it_is_and_a_learned_reference_has_epoch_0() -> None:
+    world = World(partitions=1)
+    worker = world.worker()
+    world.write(rows(400))
+    world.settle(worker)
+    worker.close()
+    (told,) = status.read(world.broker, world.base.topics.status)
+    assert (told["learning"], told["rows"], told["rows_wanted"]) == (True, 400, 1_000)
+    worker = world.worker()
+    world.write(rows(2_000, first=400))
+    world.settle(worker)
+    worker.close()
+    (told,) = status.read(world.broker, world.base.topics.status)
+    assert (told["learning"], told["reference"]["epoch"], told["reference"]["n"]) == (False, 0, 1_000)
+
+
+def test_once_a_minute_at_most_and_never_left_behind() -> None:
+    """Rows for five minutes, saved at every commit; then silence, in which the last word is still said."""
+    world = World(partitions=1, references=[reference()])
+    worker = world.worker()
+    for start in range(0, 3_000, 10):
+        world.write(rows(10, first=start), live=True)
+        world.turn(worker, step_s=1.0)
+    told = records(world)[status.stream_key(reference().stream)]
+    assert 5 <= len(told) <= 6
+    world.settle(worker)
+    world.turn(worker, rounds=20, step_s=5.0)
+    last = records(world)[status.stream_key(reference().stream)]
+    assert len(last) <= len(told) + 2
+    assert last[-1]["rows"] == 3_000
+
+
+def test_new_versions_are_told_beside_those_there_were() -> None:
+    world = World(partitions=1, references=[reference()])
+    batch = versions(3, each=50)
+    topic = world.base.topics.predictions
+    for kill in (True, False):
+        worker = world.worker()
+        if kill:
+            world.broker.append([Message(topic, None, event(row), 0, timestamp_ms=row.time_ms) for row in batch])
+            world.turn(worker, rounds=5)
+            worker.abandon()
+        else:
+            world.settle(worker)
+            worker.close()
+    told = [each for each in status.read(world.broker, world.base.topics.status) if each["type"] == "new_version"]
+    assert [(each["version"], each["others"]) for each in told] == [("v1", ["v0"]), ("v2", ["v0", "v1"])]
+    assert all(len({str(each) for each in written}) == 1 for key, written in records(world).items() if b"new_v" in key)
+
+
+def test_alerts_and_states_are_those_of_the_oracle() -> None:
+    world = World(settings(worker={"state_bytes_per_s": 3_000}), partitions=2, references=[reference()])
+    for start in range(0, 3_000, 600):
+        worker = world.worker()
+        world.write(rows(600, drift_at=0 if start >= 1_200 else None, seed=start, first=start))
+        world.turn(worker, rounds=6, step_s=0.7)
+        worker.abandon()
+    worker = world.worker()
+    world.settle(worker)
+    worker.close()
+    assert world.alerts()
+    assert found(world.base, committed(world)) == expected(world.base, committed(world))
+
+
+def test_the_table() -> None:
+    from rich.console import Console
+
+    world = World(partitions=1, references=[reference()])
+    worker = world.worker()
+    world.write([*rows(1_500, drift_at=500), *rows(100, model="learning")])
+    world.settle(worker)
+    worker.close()
+    console = Console(record=True, width=200)
+    console.print(table(status.read(world.broker, world.base.topics.status)))
+    shown = console.export_text()
+    assert "learning: 100 of 1,000 events" in shown
+    assert f"{reference().digest()[:8]}, stream, 5,000 rows" in shown
+    assert "1.16 days" in shown
+    assert "city" in shown
+
+
+def test_a_missing_topic_is_said() -> None:
+    with pytest.raises(TopicMismatch, match="topics create"):
+        status.read(World().broker, "nothing.status")
