@@ -64,7 +64,7 @@ def rights(settings: Settings) -> dict[str, frozenset[str]]:
     return {
         **{name: frozenset({read}) for name in (topics.predictions, topics.labels) if name},
         **dict.fromkeys((topics.codes, topics.state, topics.references), frozenset({read, write, look})),
-        **dict.fromkeys((topics.alerts, topics.rejects), frozenset({write, look})),
+        **dict.fromkeys((topics.alerts, topics.rejects, topics.status), frozenset({write, look})),
     }
 
 

@@ -164,7 +164,7 @@ class Right(NamedTuple):
 def rights() -> list[Right]:
     """The table of docs/security.md."""
     rows = re.findall(r"^\| (topic|group|transactional id) \| `(.+?)` \| (.+?) \|$", ACLS.read_text(), re.MULTILINE)
-    assert len(rows) == 9
+    assert len(rows) == 10
     return [Right(resource, name, operation) for resource, name, given in rows for operation in given.split(", ")]
 
 
