@@ -145,17 +145,17 @@ class Held:
     are due.
 
     `clock`: what its ticks have said so far; `base`: the same as of the committed offset; `clocks`: of each tick since.
-    `untold`: streams saved since their status was written; `news`: status records of versions that appeared;
-    `versions`: by model, the first codes offset of each.
-    `touched`: rows came since the last commit. `roster`, `model_roster`: when each of its
-    streams and models was let in.
+    `untold`: streams saved since their status was written, in turn; `shown`: those that have one; `news`: status
+    records of versions that appeared; `versions`: by model, the first codes offset of each. `touched`: rows came
+    since the last commit. `roster`, `model_roster`: when each of its streams and models was let in.
     """
 
     clock: Clock
     base: Clock
     roster: Roster
     model_roster: Roster
-    untold: dict[StreamKey, Tracked] = field(default_factory=dict)
+    untold: dict[StreamKey, None] = field(default_factory=dict)
+    shown: set[StreamKey] = field(default_factory=set)
     news: dict[bytes, bytes] = field(default_factory=dict)
     versions: dict[str, dict[str, int]] = field(default_factory=dict)
     clocks: deque[Clock] = field(default_factory=deque)
@@ -169,6 +169,14 @@ class Held:
     def note_version(self, key: StreamKey, since: int) -> None:
         versions = self.versions.setdefault(key.model, {})
         versions[key.version] = min(since, versions.get(key.version, since))
+
+    def forget_version(self, key: StreamKey) -> None:
+        """Of a stream that has ended: if it was the last of its version, that would be new if it came again."""
+        if not any((each.model, each.version) == (key.model, key.version) for each in self.streams):
+            versions = self.versions.get(key.model, {})
+            versions.pop(key.version, None)
+            if not versions:
+                self.versions.pop(key.model, None)
 
     def tracked(self, subject: Subject) -> Tracked | TrackedModel:
         return self.models[subject] if isinstance(subject, str) else self.streams[subject]
@@ -385,6 +393,7 @@ class DetectStage:
         held.streams[key] = Tracked(restored.stream, queue, restored.saved, outdated=outdated)
         held.roster.enter(key.model, restored.stream.birth.since)
         held.note_version(key, restored.stream.birth.since)
+        held.shown.add(key)
         if outdated:
             held.due.append(key)
         self._report(key, restored)
@@ -641,14 +650,21 @@ class DetectStage:
         """The status of streams that were saved since it was last told, each at most once a minute."""
         topic, clock_ms = self._settings.topics.status, held.clock.clock_ms
         batchful.messages += [Message(topic, key, record) for key, record in held.news.items()]
-        for key, tracked in list(held.untold.items())[: len(held.untold) if everything else STATUS_AT_ONCE]:
-            if everything or clock_ms - tracked.told_ms >= status.EVERY_MS:
+        for key in held.shown - held.streams.keys():
+            batchful.messages.append(Message(topic, status.stream_key(key), None))
+            batchful.untold.append((held, key))
+        for key in list(held.untold)[: len(held.untold) if everything else STATUS_AT_ONCE]:
+            tracked = held.streams.get(key)
+            if tracked is None:  # it has ended
+                del held.untold[key]
+            elif everything or clock_ms - tracked.told_ms >= status.EVERY_MS:
                 budget = self._settings.for_model(key.model).detection.budget_events
                 record = status.stream_record(tracked.stream, budget, max(clock_ms, 0))
                 batchful.messages.append(Message(topic, status.stream_key(key), record))
                 batchful.told.append((held, key))
             else:  # its turn comes
-                held.untold[key] = held.untold.pop(key)
+                del held.untold[key]
+                held.untold[key] = None
 
     def _in_turn(self) -> list[tuple[TopicPartition, Held]]:
         """The partitions, beginning behind the one saved last: else the first would use up the budget for ever."""
@@ -676,7 +692,7 @@ class DetectStage:
         else:
             records, saved = states.save(tracked.stream, *where, tracked.saved, version)
             batchful.saved.append((tracked, saved))
-            self._held[partition].untold[tracked.stream.key] = tracked
+            self._held[partition].untold[tracked.stream.key] = None
         batchful.messages += [Message(topic, key, value, partition.partition) for key, value in records]
         size = sum(len(value) for _, value in records if value is not None)
         batchful.bytes += size
@@ -711,7 +727,12 @@ class DetectStage:
             tracked_model.saved = model_saved
             tracked_model.model.waiting.forget_fresh()
         for held, key in batchful.told:
-            held.untold.pop(key).told_ms = held.clock.clock_ms
+            del held.untold[key]
+            held.shown.add(key)
+            held.streams[key].told_ms = held.clock.clock_ms
+        for held, key in batchful.untold:
+            held.shown.discard(key)
+            held.forget_version(key)
         for held in self._held.values():
             held.news.clear()
         for _, alert in self._alerts:
@@ -743,6 +764,8 @@ class _Batchful:
     saved: list[tuple[Tracked, states.Saved]] = field(default_factory=list)
     saved_models: list[tuple[TrackedModel, model_state.Saved]] = field(default_factory=list)
     told: list[tuple[Held, StreamKey]] = field(default_factory=list)
+    untold: list[tuple[Held, StreamKey]] = field(default_factory=list)
+    """Streams that have ended, whose status is deleted."""
     bytes: int = 0
 
 

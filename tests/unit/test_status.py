@@ -12,6 +12,7 @@ from stream_monitor.alerts import rfc3339
 from stream_monitor.broker.protocol import Message
 from stream_monitor.cli_status import table
 from stream_monitor.errors import TopicMismatch
+from stream_monitor.reference import StreamKey
 from tests.faults.oracle import expected, found
 from tests.unit.test_limits import committed, event, versions
 from tests.unit.world import MODEL, START_MS, STEP_MS, World, reference, rows, settings
@@ -92,6 +93,26 @@ def test_new_versions_are_told_beside_those_there_were() -> None:
     told = [each for each in status.read(world.broker, world.base.topics.status) if each["type"] == "new_version"]
     assert [(each["version"], each["others"]) for each in told] == [("v1", ["v0"]), ("v2", ["v0", "v1"])]
     assert all(len({str(each) for each in written}) == 1 for key, written in records(world).items() if b"new_v" in key)
+
+
+def test_the_record_of_a_stream_that_ends_is_deleted() -> None:
+    world = World(partitions=1, references=[reference()])
+    batch = versions(2, each=50)
+    topic = world.base.topics.predictions
+    worker = world.worker()
+    world.broker.append([Message(topic, None, event(row), 0, timestamp_ms=row.time_ms) for row in batch])
+    world.settle(worker)
+    assert worker.detect is not None
+    ended = StreamKey(MODEL, "v0")
+    (held,) = [held for held in worker.detect._held.values() if ended in held.streams]
+    del held.streams[ended]
+    world.turn(worker, rounds=5, step_s=6.0)
+    assert [each["version"] for each in status.read(world.broker, world.base.topics.status)] == ["v1", "v1"]
+    assert records(world)[status.stream_key(ended)][-1] is None
+    assert held.versions == {MODEL: {"v1": held.streams[StreamKey(MODEL, "v1")].stream.birth.since}}
+    written = len(records(world)[status.stream_key(ended)])
+    world.turn(worker, rounds=5, step_s=6.0)
+    assert len(records(world)[status.stream_key(ended)]) == written
 
 
 def test_alerts_and_states_are_those_of_the_oracle() -> None:
