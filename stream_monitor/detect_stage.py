@@ -659,7 +659,7 @@ class DetectStage:
                 del held.untold[key]
             elif everything or clock_ms - tracked.told_ms >= status.EVERY_MS:
                 budget = self._settings.for_model(key.model).detection.budget_events
-                record = status.stream_record(tracked.stream, budget, max(clock_ms, 0))
+                record = status.stream_record(tracked.stream, budget, clock_ms)
                 batchful.messages.append(Message(topic, status.stream_key(key), record))
                 batchful.told.append((held, key))
             else:  # its turn comes

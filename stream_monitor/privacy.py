@@ -3,7 +3,7 @@
 A text of an event (a category, id, label or segment) becomes `sha256:` and 16 hex digits of its HMAC-SHA-256 under
 `privacy.salt`: the same everywhere, so that categories can still be counted, compared and joined, and of no use to
 whoever does not have the salt. Numbers, booleans and nulls stay, since bins need them; so do names: of models,
-versions, features and classes.
+versions and features.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stream_monitor.errors import ConfigError, Fault
 from stream_monitor.events import MAX_NAME_LENGTH
 from stream_monitor.features import canonical
 from stream_monitor.outcomes import value_of
-from stream_monitor.reference import Kind, Reference
+from stream_monitor.reference import Column, Reference, Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,12 +84,15 @@ class Veil:
         return self.category(value) if name in categorical and value is not None else value
 
     def outcome(self, value: Any) -> Any:
-        """A prediction or a label: texts that are numbers stay, a map of class to score keeps its numbers."""
+        """A prediction or a label: texts that are numbers stay, of a map of class to score the classes go."""
         if isinstance(value, str):
             number, _ = value_of(value)
             return self.text(value) if math.isnan(number) else value
         if isinstance(value, dict):
-            return {label: None if isinstance(score, (str, list, dict)) else score for label, score in value.items()}
+            return {
+                self.text(label): None if isinstance(score, (str, list, dict)) else score
+                for label, score in value.items()
+            }
         return [] if isinstance(value, list) else value
 
     def segment(self, segment: str) -> str:
@@ -127,18 +130,26 @@ class Veil:
 
     def reference(self, reference: Reference) -> Reference:
         """A reference without its categories' names, which may be veiled already."""
-        columns = [
-            msgspec.structs.replace(
-                column, categories=list(map(self._name, column.categories)), rare=list(map(self._name, column.rare))
+        veiled = msgspec.structs.replace(
+            reference, columns=list(map(self._column, reference.columns)), segment=self.segment(reference.segment)
+        )
+        performance = veiled.performance
+        if performance is not msgspec.UNSET and math.isnan(value_of(performance.positive)[0]):
+            positive = performance.positive and self._name(performance.positive)
+            veiled = msgspec.structs.replace(
+                veiled, performance=msgspec.structs.replace(performance, positive=positive)
             )
-            if column.kind is Kind.CATEGORICAL
-            else column
-            for column in reference.columns
-        ]
-        segment = self.segment(reference.segment)
-        if columns == reference.columns and segment == reference.segment:
-            return reference
-        return msgspec.structs.replace(reference, columns=columns, segment=segment)
+        return veiled if veiled != reference else reference
+
+    def _column(self, column: Column) -> Column:
+        name = column.name
+        if column.role is not Role.INPUT:
+            whole, dot, label = name.partition(".")  # the scores of a class
+            name = f"{whole}.{self._name(label)}" if dot else name
+        return msgspec.structs.replace(
+            column, name=name, categories=list(map(self._name, column.categories)),
+            rare=list(map(self._name, column.rare)),
+        )  # fmt: skip
 
     def _name(self, name: str) -> str:
         return name if _PSEUDONYM.fullmatch(name) else self.text(name)

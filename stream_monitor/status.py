@@ -17,6 +17,7 @@ from stream_monitor.alerts import rfc3339
 from stream_monitor.book import epoch_of
 from stream_monitor.broker.protocol import Broker, TopicPartition
 from stream_monitor.errors import BrokerUnavailable, TopicMismatch
+from stream_monitor.events import DATES_MS
 from stream_monitor.limits import UNBORN
 from stream_monitor.trail import FINE
 
@@ -48,9 +49,9 @@ def stream_record(stream: Stream, budget_events: int, clock_ms: int) -> bytes:
     rate = _rate(monitor) if monitor is not None else None
     document: dict[str, Any] = {
         "type": "stream", "model": key.model, "version": key.version, "segment": key.segment,
-        "as_of": rfc3339(clock_ms), "learning": monitor is None,
+        "as_of": _dated(clock_ms), "learning": monitor is None,
         "rows": monitor.rows if monitor is not None else len(stream.warmup),
-        "first_seen": rfc3339(stream.birth.first_ms) if stream.birth != UNBORN else None,
+        "first_seen": _dated(stream.birth.first_ms) if stream.birth != UNBORN else None,
         "last_seen": _last_seen(stream), "rate": rate, "budget_events": budget_events,
         "false_alarm_days": _rounded(budget_events / rate / _DAY_S) if rate else None,
     }  # fmt: skip
@@ -73,9 +74,14 @@ def stream_record(stream: Stream, budget_events: int, clock_ms: int) -> bytes:
 def version_record(key: StreamKey, others: Iterable[str], first_ms: int) -> bytes:
     """A version of a model that is seen for the first time, beside others."""
     return orjson.dumps(
-        {"type": "new_version", "model": key.model, "version": key.version, "first_seen": rfc3339(first_ms),
+        {"type": "new_version", "model": key.model, "version": key.version, "first_seen": _dated(first_ms),
          "others": sorted(others)}
     )  # fmt: skip
+
+
+def _dated(time_ms: int) -> str | None:
+    """None where a clock that is none was heard of."""
+    return rfc3339(time_ms) if time_ms in DATES_MS else None
 
 
 def _last_seen(stream: Stream) -> str | None:

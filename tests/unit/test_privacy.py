@@ -16,7 +16,7 @@ from stream_monitor import metrics
 from stream_monitor.book import ReferenceBook
 from stream_monitor.broker.protocol import Message
 from stream_monitor.config import Settings, load
-from stream_monitor.encode import code_of
+from stream_monitor.encode import Binner, code_of
 from stream_monitor.encode_stage import binner_of
 from stream_monitor.errors import ConfigError
 from stream_monitor.events import Row
@@ -196,6 +196,25 @@ def test_categories_keep_their_codes() -> None:
     coded = binner_of(entry, veil).encode([veil.row(row) for row in given]).codes[:, 0].tolist()
     assert coded == [code_of(row.features["v"], column) for row in given]
     assert veil.reference(entry.reference) is entry.reference
+
+
+def test_classes_of_a_map_of_scores() -> None:
+    """They are named by labels too, so both go by the same pseudonym; a reference's columns follow."""
+    veil = Veil(SALT.encode())
+    plain = [
+        Row("m", "", "", START_MS + i, {"x": i % 7}, {"canary-no": i % 10 / 10, "canary-yes": 1 - i % 10 / 10},
+            "canary-yes" if i % 3 else "canary-no", None, 0, i, 0)
+        for i in range(600)
+    ]  # fmt: skip
+    given = fit(plain, StreamKey("m"), FitOptions(season=Season.NONE, ordered=True))
+    private_ = veil.reference(given)
+    assert CANARY in given.to_json()
+    assert CANARY not in private_.to_json()
+    veiled_rows = [veil.row(row) for row in plain]
+    coded = Binner(private_, veil.category).encode(veiled_rows).codes
+    assert (coded == Binner(given).encode(plain).codes).all()
+    assert veiled_rows[0].label in veiled_rows[0].prediction
+    assert veil.reference(private_) is private_
 
 
 @pytest.mark.parametrize(
