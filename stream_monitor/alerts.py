@@ -37,6 +37,8 @@ class AlertKind(StrEnum):
     CONCEPT_DRIFT = "concept_drift"
     PERFORMANCE = "performance"
     SCHEMA_CHANGE = "schema_change"
+    SILENT = "silent"
+    GAP = "gap"
 
 
 class _Part(BaseModel):
@@ -148,13 +150,27 @@ class Retrain(_Part):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+class Gap(_Part):
+    """Records that were lost before they were read: offsets `position` to `resumed_at` − 1 of a topic's partition.
+
+    `made_anew`: the log ended before the position; `lost` is then how many records may not have been read.
+    """
+
+    topic: str
+    partition: int
+    position: int
+    resumed_at: int
+    lost: int
+    made_anew: bool
+
+
 class Alert(_Part):
     """One state change of one subject. `id` and `episode` are the same however often the input is replayed."""
 
     id: str
     episode: str
     schema_version: Literal[1] = SCHEMA_VERSION
-    scope: Literal["column", "stream", "model"]
+    scope: Literal["column", "stream", "model", "topic"]
     state: State
     kind: AlertKind
     severity: Severity
@@ -174,6 +190,7 @@ class Alert(_Part):
     current: CurrentShare | None = None
     retrain: Retrain | None = None
     performance: PerformanceFact | None = None
+    gap: Gap | None = None
 
     @property
     def stream(self) -> StreamKey:

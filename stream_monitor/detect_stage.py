@@ -15,11 +15,12 @@ from itertools import chain
 from operator import itemgetter
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import structlog
 
-from stream_monitor import model_state, status
+from stream_monitor import gaps, model_state, status
 from stream_monitor import restoring as restores
 from stream_monitor import state as states
 from stream_monitor.alerts import Alert
@@ -178,6 +179,17 @@ class Held:
             if not versions:
                 self.versions.pop(key.model, None)
 
+    def begin_anew(self, offset: int) -> None:
+        """The log was cut or made anew and goes on at `offset`: a stamp beyond it would skip rows never seen."""
+        self.clock = self.base = msgspec.structs.replace(self.clock, offset=min(self.clock.offset, offset))
+        self.clocks.clear()
+        subjects: list[Subject] = [*self.streams, *self.models]
+        for subject in subjects:
+            tracked = self.tracked(subject)
+            if tracked.queue.stamp > offset:
+                tracked.queue.stamp = offset
+                _unsaved(self, tracked, subject, offset)
+
     def tracked(self, subject: Subject) -> Tracked | TrackedModel:
         return self.models[subject] if isinstance(subject, str) else self.streams[subject]
 
@@ -216,6 +228,8 @@ class DetectStage:
         self._building: dict[TopicPartition, Held] = {}
         self._alerts: list[tuple[TopicPartition, Alert]] = []
         self._learned: list[Reference] = []
+        self._gaps: dict[TopicPartition, gaps.Found] = {}
+        """Found since the last commit."""
         self._code_widths: dict[str, npt.NDArray[np.int64]] = {}
         self._urgent: set[tuple[TopicPartition, Subject]] = set()
         self._credit_bytes = 0.0
@@ -308,6 +322,7 @@ class DetectStage:
         for partition in partitions:
             self._held.pop(partition, None)
             self._building.pop(partition, None)
+            self._gaps.pop(partition, None)
             restoring = self._restoring.pop(partition, None)
             if restoring is not None:
                 restoring.reader.close()
@@ -437,11 +452,16 @@ class DetectStage:
     def _on_gap(self, partitions: Collection[TopicPartition]) -> None:
         for partition, (first, end) in self._consumer.bounds(partitions).items():
             position = self._consumer.position(partition)
-            target = first if position < first else end
-            log.error("gap: the stored position is not in the log any more", topic=partition.topic,
-                      partition=partition.partition, position=position, goes_on_at=target,
-                      lost=max(0, first - position))  # fmt: skip
-            self._consumer.seek(partition, target)
+            gap = gaps.find(partition.topic, partition.partition, position, gaps.Bounds(first, end))
+            log.error("gap: the stored position is not in the log any more", topic=gap.topic, partition=gap.partition,
+                      position=position, goes_on_at=gap.resumed_at, lost=gap.lost)  # fmt: skip
+            held = self._held[partition]
+            self._alerts.append((partition, gaps.alert_of(gap, max(held.clock.clock_ms, 0))))
+            held.touched = True
+            if gap.anew:
+                held.begin_anew(gap.resumed_at)
+            self._gaps[partition] = gap
+            self._consumer.seek(partition, gap.resumed_at)
         self._consumer.resume(partitions)
 
     # ---- detection ----
@@ -744,6 +764,9 @@ class DetectStage:
         self._last_commit_s = now_s
         self.counts.commits += 1
         self.counts.state_bytes += batchful.bytes
+        self.counts.gaps += len(self._gaps)
+        self.counts.lost_records += sum(gap.lost for gap in self._gaps.values())
+        self._gaps.clear()
         for held in self._held.values():
             held.touched = held.ticked = False
 

@@ -18,6 +18,7 @@ from typing import Final
 import orjson
 import structlog
 
+from stream_monitor import gaps
 from stream_monitor.alerts import rfc3339
 from stream_monitor.batch import RawBatch, encode_coded, encode_raw
 from stream_monitor.book import Entry, ReferenceBook
@@ -292,6 +293,8 @@ class EncodeStage:
         self._pending: list[Merged] = []
         self._pending_bytes = 0
         self._labels: list[Record] = []
+        self._gaps: dict[TopicPartition, gaps.Found] = {}
+        """Found since the last commit, to be told with the next one."""
         self._partitions_in = 0
         self._busy_s = 0.0
         self._paused: set[TopicPartition] = set()
@@ -365,6 +368,7 @@ class EncodeStage:
         if gone:
             self._merger.drop(gone)
             self._paused -= gone
+            self._gaps = {partition: gap for partition, gap in self._gaps.items() if partition not in gone}
             self._pending = [(key, r) for key, r in self._pending if TopicPartition(r.topic, r.partition) not in gone]
             self._labels = [r for r in self._labels if TopicPartition(r.topic, r.partition) not in gone]
             read = chain((record for _, record in self._pending), self._labels)
@@ -396,16 +400,14 @@ class EncodeStage:
     def _seek_to_kept(self, partitions: Collection[TopicPartition]) -> None:
         for partition, (first, end) in self._consumer.bounds(partitions).items():
             position = self._consumer.position(partition)
-            target = first if position < first else end
-            log.error("gap: the stored position is not in the log any more", topic=partition.topic,
-                      partition=partition.partition, position=position, goes_on_at=target,
-                      lost=max(0, first - position))  # fmt: skip
-            if position > end and not self._is_labels(
-                partition
-            ):  # the topic was made anew; else what was read is encoded, though the log has lost it
+            gap = gaps.find(partition.topic, partition.partition, position, gaps.Bounds(first, end))
+            log.error("gap: the stored position is not in the log any more", topic=gap.topic, partition=gap.partition,
+                      position=position, goes_on_at=gap.resumed_at, lost=gap.lost)  # fmt: skip
+            if gap.anew and not self._is_labels(partition):  # else what was read is encoded, though the log has lost it
                 self._merger.drop([partition])
                 self._merger.assign([partition])
-            self._consumer.seek(partition, target)
+            self._gaps[partition] = gap
+            self._consumer.seek(partition, gap.resumed_at)
         self._consumer.resume(partitions)
 
     def _take(self, now_s: float) -> None:
@@ -483,6 +485,7 @@ class EncodeStage:
         messages = self._encoder.encode(self._pending, self.counts)
         messages += self._encoder.encode_labels(self._labels, self.counts)
         messages += self._ticks()
+        messages += self._told_gaps()
         try:
             with timed(self._observe_commit, STAGE):
                 self._producer.commit(messages, offsets, member)
@@ -493,8 +496,18 @@ class EncodeStage:
             return
         self._pending, self._labels, self._pending_bytes = [], [], 0
         self._lag += len(messages)  # rejects too: on the safe side
+        self.counts.gaps += len(self._gaps)
+        self.counts.lost_records += sum(gap.lost for gap in self._gaps.values())
+        self._gaps.clear()
         self._last_commit_s = now_s
         self.counts.commits += 1
+
+    def _told_gaps(self) -> Iterator[Message]:
+        """The alerts about records that were lost, in the transaction that goes on behind them."""
+        topics, source = self._settings.topics, self._settings.alerts.source
+        for _, gap in sorted(self._gaps.items()):
+            alert = gaps.alert_of(gap, self._clock_ms())
+            yield Message(topics.alerts, alert.key(), alert.to_json(), headers=alert.headers(source))
 
     def _ticks(self) -> Iterator[Message]:
         """How far this encoder's partitions have come, to every codes partition, behind the rows."""
@@ -518,5 +531,6 @@ class EncodeStage:
         self._pending, self._labels, self._pending_bytes = [], [], 0
         self._merger.drop(assigned)
         self._merger.assign(self._inputs())
+        self._gaps.clear()  # they will be found again
         self._paused.clear()
         self._start(assigned)
