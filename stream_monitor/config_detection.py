@@ -16,6 +16,7 @@ from stream_monitor.detectors import PARAMS
 from stream_monitor.lifecycle import Lifecycle
 from stream_monitor.performance import HIGHER_IS_BETTER, METRICS, Limit
 from stream_monitor.reference import Kind
+from stream_monitor.silence import Policy as Silence
 
 
 class FeatureRules(Section):
@@ -46,6 +47,8 @@ if TYPE_CHECKING:  # made from the dataclasses of those who use them, below
 
     class LifecycleSection(Mirror): ...
 
+    class SilenceSection(Mirror): ...
+
     class Detector(Mirror):
         enabled: bool = True
 
@@ -57,6 +60,7 @@ if TYPE_CHECKING:  # made from the dataclasses of those who use them, below
 
 else:
     LifecycleSection = mirror(Lifecycle)
+    SilenceSection = mirror(Silence)
     # `evidence` also decides on recovery, so it cannot be switched off.
     _sections = {
         name: mirror(params) if name == "evidence" else mirror(params, enabled=(bool, True))
@@ -134,6 +138,12 @@ class DetectionSettings(Section):
     detectors: Detectors = Detectors()
     lifecycle: LifecycleSection = LifecycleSection()
     performance: PerformanceSection = PerformanceSection()
+    silence: SilenceSection = SilenceSection()
+
+    def silence_policy(self) -> Silence:
+        """When a stream counts as silent, and when as ended."""
+        policy: Silence = self.silence.params()
+        return policy
 
     def policy(self) -> Lifecycle:
         """When an alert opens, is updated and how grave it is."""
@@ -146,8 +156,8 @@ class DetectionSettings(Section):
         return {name: section.params() for name, section in sections if getattr(section, "enabled", True)}
 
     def digest(self) -> str:
-        """16 hex digits of the SHA-256 of everything that influences detection, in canonical JSON."""
-        values = self.model_dump(mode="json") | {
+        """16 hex digits of the SHA-256 of everything that influences drift detection, in canonical JSON."""
+        values = self.model_dump(mode="json", exclude={"silence"}) | {
             "detectors": {name: asdict(params) for name, params in self.params().items()}
         }
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))

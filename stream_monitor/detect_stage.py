@@ -55,6 +55,7 @@ from stream_monitor.streams import StreamFactory
 log = structlog.get_logger()
 
 STAGE: Final = "detect"
+LATE: Final = 2**62
 TICKS_COMMIT_S: Final = 5.0
 RESTORE_LOG_S: Final = 5.0
 DROPPED_LOG_S: Final = 60.0
@@ -149,6 +150,7 @@ class Held:
     `untold`: streams saved since their status was written, in turn; `shown`: those that have one; `news`: status
     records of versions that appeared; `versions`: by model, the first codes offset of each. `touched`: rows came
     since the last commit. `roster`, `model_roster`: when each of its streams and models was let in.
+    `look_ms`: no stream falls silent or ends before, by the watermark.
     """
 
     clock: Clock
@@ -164,6 +166,7 @@ class Held:
     waiting: dict[StreamKey, Tracked] = field(default_factory=dict)
     models: dict[str, TrackedModel] = field(default_factory=dict)
     due: deque[Subject] = field(default_factory=deque)
+    look_ms: int = LONG_AGO
     touched: bool = False
     ticked: bool = False
 
@@ -230,6 +233,8 @@ class DetectStage:
         self._learned: list[Reference] = []
         self._gaps: dict[TopicPartition, gaps.Found] = {}
         """Found since the last commit."""
+        self._ended: list[tuple[TopicPartition, StreamKey, states.Saved]] = []
+        """Streams that have ended since the last commit, and what the topic still holds of them."""
         self._code_widths: dict[str, npt.NDArray[np.int64]] = {}
         self._urgent: set[tuple[TopicPartition, Subject]] = set()
         self._credit_bytes = 0.0
@@ -278,7 +283,7 @@ class DetectStage:
         return DetectLevels(
             lag_of(self._consumer), len(watched), len(watched) - len(monitors),
             sum(len(monitor.entry.reference.columns) for monitor in monitors),
-            Counter(kind for monitor in monitors for kind in monitor.open_kinds()), len(self._restoring),
+            Counter(kind for stream in watched for kind in stream.open_kinds()), len(self._restoring),
             min(marks, default=None),
         )  # fmt: skip
 
@@ -328,6 +333,7 @@ class DetectStage:
                 restoring.reader.close()
         self._alerts = [(partition, alert) for partition, alert in self._alerts if partition not in partitions]
         self._urgent = {(partition, subject) for partition, subject in self._urgent if partition not in partitions}
+        self._ended = [each for each in self._ended if each[0] not in partitions]
         kept = {subject for _, subject in self._urgent}
         self._learned = [reference for reference in self._learned if reference.stream in kept]
 
@@ -550,6 +556,50 @@ class DetectStage:
         for tracked in held.models.values():
             if tracked.first_offset is not None:
                 self._release_model(partition, held, tracked)
+        if held.clock.watermark_ms >= held.look_ms:
+            self._look_for_silence(partition, held)
+
+    def _look_for_silence(self, partition: TopicPartition, held: Held) -> None:
+        """Streams whose time is up by the ticks fall silent, or end. What has been decided is in their states."""
+        now_ms = held.clock.watermark_ms
+        held.look_ms = LATE
+        for key, tracked in list(held.streams.items()):
+            rhythm, policy = tracked.stream.rhythm, tracked.stream.silence
+            if rhythm is None:
+                continue
+            look_ms = rhythm.next_look_ms(policy)
+            if look_ms <= now_ms and not self._decide(partition, held, key):
+                look_ms = now_ms  # again at the next tick
+            held.look_ms = min(held.look_ms, look_ms if look_ms > now_ms else rhythm.next_look_ms(policy))
+
+    def _decide(self, partition: TopicPartition, held: Held, key: StreamKey) -> bool:
+        """A stream's time is up: it falls silent, or ends; False: not now."""
+        tracked = held.streams[key]
+        stream, queue = tracked.stream, tracked.queue
+        if key in held.waiting or held.clock.offset <= queue.stamp or stream.rhythm is None:
+            return False
+        silent_at = stream.rhythm.silent_at(stream.silence)
+        if silent_at is not None and silent_at <= held.clock.watermark_ms:
+            self._alerts.append((partition, stream.fall_silent()))
+            queue.pass_by(held.clock)
+            _unsaved(held, tracked, key, held.clock.offset - 1)
+            self._urgent.add((partition, key))
+            return True
+        if tracked.unsaved_from is not None or self._offset(partition) < queue.stamp:
+            return False  # a restore would read its rows again
+        self._end(partition, held, key)
+        return True
+
+    def _end(self, partition: TopicPartition, held: Held, key: StreamKey) -> None:
+        """Resolve what is open, forget the stream, and delete its state."""
+        tracked = held.streams.pop(key)
+        held.roster.leave(key.model, tracked.stream.birth.since)
+        if key in held.due:
+            held.due.remove(key)
+        self._alerts += [(partition, alert) for alert in tracked.stream.end()]
+        self._ended.append((partition, key, tracked.saved))
+        held.touched = True
+        log.info("stream ended", stream=str(key))
 
     def _release(self, partition: TopicPartition, held: Held, tracked: Tracked) -> None:
         """Feed the rows of a stream that need not wait any longer."""
@@ -559,6 +609,9 @@ class DetectStage:
         _unsaved(held, tracked, tracked.stream.key, from_offset)
         for batch in batches:
             self._account(partition, batch.stream, tracked.stream.feed(batch, self._feed.book))
+        rhythm = tracked.stream.rhythm
+        if rhythm is not None:
+            held.look_ms = min(held.look_ms, rhythm.next_look_ms(tracked.stream.silence))
 
     def _release_model(self, partition: TopicPartition, held: Held, tracked: TrackedModel) -> None:
         """Feed the outcomes that need not wait any longer, then the labels."""
@@ -658,6 +711,10 @@ class DetectStage:
         for reference in self._learned:
             key = key_of(reference.stream, LEARNED_EPOCH)
             batchful.messages.append(Message(topics.references, key, reference.to_json()))
+        for partition, ended, saved in self._ended:  # before the saves: it may have begun anew since
+            batchful.messages += [
+                Message(topics.state, name, None, partition.partition) for name, _ in states.tombstones(ended, saved)
+            ]
         for partition, subject in sorted(self._urgent, key=lambda each: (each[0], isinstance(each[1], str), each[1])):
             self._save(batchful, partition, self._held[partition].tracked(subject))
         for partition, held in self._in_turn():
@@ -759,7 +816,7 @@ class DetectStage:
             self.counts.alerts[f"{alert.kind}.{alert.state}"] += 1
             log.info("alert", state=alert.state.value, severity=alert.severity.value, stream=str(alert.stream),
                      column=alert.column, id=alert.id)  # fmt: skip
-        self._alerts, self._learned = [], []
+        self._alerts, self._learned, self._ended = [], [], []
         self._urgent.clear()
         self._last_commit_s = now_s
         self.counts.commits += 1

@@ -409,6 +409,7 @@ class Monitor:
 
 _RESOLVED: Final = {
     "returned": REASONS[Reason.RETURNED],
+    "ended": "the stream has ended: nothing has come for longer than silence.ttl_s",
     "reference_changed": "watched against a new reference from here on",
 }
 

@@ -144,6 +144,12 @@ class Queue:
             batch, keys = _part(batch, fresh, len(keys)), keys[fresh:]
         self._waiting.append(_Waiting(offset, clock_ms, batch, keys))
 
+    def pass_by(self, clock: Clock) -> None:
+        """Nothing waits, and something was decided at this tick: it is not to be decided again after a restore."""
+        assert not self._waiting
+        self.stamp = clock.offset
+        self.released_ms = max(self.released_ms, clock.watermark_ms)
+
     @property
     def first_offset(self) -> int | None:
         """Of the codes record that the oldest waiting row came in."""

@@ -29,6 +29,7 @@ from stream_monitor.limits import UNBORN, Birth
 from stream_monitor.monitor import Monitor, MonitorState
 from stream_monitor.ordering import LONG_AGO, Clock
 from stream_monitor.reference import StreamKey
+from stream_monitor.silence import Rhythm
 from stream_monitor.stream import Stream
 
 KIND: Final = b"S"
@@ -85,6 +86,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     watched: Watched | None = None
     chunks: int = 0
     birth: Birth | msgspec.UnsetType = msgspec.UNSET
+    rhythm: Rhythm | None = None
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True):
@@ -190,8 +192,8 @@ def save(
 def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snapshot:
     monitor = stream.monitor
     if monitor is None:
-        return Snapshot(*stream.key, stamp, released_ms, None, chunks, _birth(stream))
-    return Snapshot(*stream.key, stamp, released_ms, pack_monitor(monitor), chunks, _birth(stream))
+        return Snapshot(*stream.key, stamp, released_ms, None, chunks, _birth(stream), stream.rhythm)
+    return Snapshot(*stream.key, stamp, released_ms, pack_monitor(monitor), chunks, _birth(stream), stream.rhythm)
 
 
 def _birth(stream: Stream) -> Birth | msgspec.UnsetType:
@@ -274,6 +276,7 @@ def restore(stream: Stream, parts: dict[str, dict[int, bytes]], book: ReferenceB
     if snapshot.birth is not msgspec.UNSET and snapshot.birth.sound:
         stream.birth = snapshot.birth
     try:
+        stream.rhythm = _checked(snapshot.rhythm)
         if snapshot.watched is not None:
             _restore_watched(stream, snapshot.watched, book, restored)
         else:
@@ -285,6 +288,21 @@ def restore(stream: Stream, parts: dict[str, dict[int, bytes]], book: ReferenceB
         stream.restore_warmup([])
         restored.lost = str(error)
     return restored
+
+
+def _checked(rhythm: Rhythm | None) -> Rhythm | None:
+    """Raises WireError where its times are no dates, so that no alert about them could be written."""
+    if rhythm is not None:
+        times = (rhythm.first_ms, rhythm.last_ms, rhythm.last[3], rhythm.longest_ms, rhythm.before_ms)
+        if any(time not in DATES_MS for time in times) or min(rhythm.longest_ms, rhythm.before_ms) < 0:
+            raise WireError("the stream's rhythm holds times that are no dates")
+    return rhythm
+
+
+def tombstones(stream: StreamKey, saved: Saved) -> list[tuple[bytes, bytes | None]]:
+    """The records that delete what the topic holds of a stream."""
+    parts: list[tuple[bytes, bytes | None]] = [(key(stream, part), None) for part in range(saved.parts)]
+    return [*parts, *((key(stream, chunk, "w"), None) for chunk in range(saved.chunks))]
 
 
 def _read(pieces: dict[int, bytes]) -> Snapshot:

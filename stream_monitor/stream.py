@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stream_monitor.alerts import Alert
-from stream_monitor.batch import Batch, CodedBatch, RawBatch
+from stream_monitor.alerts import Alert, AlertKind
+from stream_monitor.batch import Batch, CodedBatch, Origins, RawBatch
 from stream_monitor.book import LEARNED_EPOCH, Entry, ReferenceBook
 from stream_monitor.coding import Privacy, code
 from stream_monitor.encode import Binner, NameOf
@@ -16,6 +16,9 @@ from stream_monitor.features import canonical
 from stream_monitor.limits import UNBORN, Birth, WarmupBudget, weight
 from stream_monitor.monitor import Monitor
 from stream_monitor.reference import Reference, StreamKey
+from stream_monitor.silence import PERIOD_MS, Rhythm, come_back, fall_silent
+from stream_monitor.silence import Policy as Silence
+from stream_monitor.trail import Origin
 
 NewMonitor = Callable[[StreamKey, Entry], Monitor]
 Fit = Callable[[list[Row], StreamKey], Reference]
@@ -51,6 +54,9 @@ class Stream:
     privacy: Privacy = "full"
     name_of: NameOf = canonical
     birth: Birth = UNBORN
+    silence: Silence = field(default_factory=Silence)
+    topic: str = ""
+    rhythm: Rhythm | None = None
     monitor: Monitor | None = None
     warmup: list[Row] = field(default_factory=list)
     _warmup_bytes: int = 0
@@ -59,11 +65,42 @@ class Stream:
     def feed(self, batch: Batch, book: ReferenceBook) -> Outcome:
         """Rows in the order of the codes topic; `book` must know the batch's reference if anybody does."""
         outcome = Outcome()
+        self._hear(batch, outcome)
         if isinstance(batch, CodedBatch):
             self._feed_coded(batch, book, outcome)
         else:
             self._feed_raw(batch, outcome)
         return outcome
+
+    def _hear(self, batch: Batch, outcome: Outcome) -> None:
+        """Rows came: the rhythm is learned, and a silence ends."""
+        origins = batch.origins if isinstance(batch, CodedBatch) else Origins.of(batch.rows)
+        first_ms = int(origins.record_ms[0])
+        if self.rhythm is None:
+            self.rhythm = Rhythm(first_ms, first_ms, (0, 0, 0, 0), first_ms // PERIOD_MS)
+        if self.rhythm.silent:
+            alert = come_back(self.key, self.rhythm, _origin(origins, 0), first_ms, self.topic, "returned")
+            outcome.alerts.append(alert)
+        self.rhythm.see(origins.record_ms, _origin(origins, -1))
+
+    def open_kinds(self) -> list[str]:
+        """The kind of every open alert."""
+        silent = [AlertKind.SILENT] if self.rhythm is not None and self.rhythm.silent else []
+        return [*silent, *(self.monitor.open_kinds() if self.monitor is not None else [])]
+
+    def fall_silent(self) -> Alert:
+        """Its time is up, by `Rhythm.silent_at`."""
+        assert self.rhythm is not None
+        return fall_silent(self.key, self.rhythm, self.silence, self.topic)
+
+    def end(self) -> list[Alert]:
+        """It has ended, by `Rhythm.ended_at`: everything open is resolved."""
+        alerts = self.monitor.end("ended") if self.monitor is not None else []
+        if self.rhythm is not None and self.rhythm.silent:
+            last = Origin(*self.rhythm.last)
+            ended_ms = self.rhythm.ended_at(self.silence)
+            alerts.append(come_back(self.key, self.rhythm, last, ended_ms, self.topic, "ended"))
+        return alerts
 
     def _feed_coded(self, batch: CodedBatch, book: ReferenceBook, outcome: Outcome) -> None:
         current = self.monitor.entry if self.monitor else None
@@ -136,3 +173,9 @@ class Stream:
 def weight_of(row: Row) -> int:
     """About how many bytes of memory a row takes."""
     return weight(row.features) + weight(row.prediction) + weight(row.label) + weight(row.id)
+
+
+def _origin(origins: Origins, row: int) -> Origin:
+    return Origin(
+        int(origins.partition[row]), int(origins.offset[row]), int(origins.index[row]), int(origins.time_ms[row])
+    )

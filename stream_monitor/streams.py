@@ -37,8 +37,9 @@ class StreamFactory:
         learn = partial(_fit, model, limits.max_columns)
         privacy = self._settings.privacy.raw
         return Stream(
-            key, model.detection.warmup_events, partial(self._monitor, model), learn, budget, privacy, self._name_of
-        )
+            key, model.detection.warmup_events, partial(self._monitor, model), learn, budget, privacy, self._name_of,
+            silence=model.detection.silence_policy(), topic=self._settings.topics.predictions,
+        )  # fmt: skip
 
     def model(self, name: str) -> Model:
         labels, model = self._settings.labels, self._settings.for_model(name)

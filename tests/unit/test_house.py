@@ -14,7 +14,7 @@ PURE = (
     "alerts", "baseline", "batch", "bets", "binning", "book", "codes", "collected", "dependence", "discover",
     "display", "encode", "events", "features", "fit", "gaps", "heavy", "inject", "labels", "lifecycle", "merge",
     "model", "model_state", "monitor", "outcomes", "outside", "performance", "reference", "scoring", "scoring_state",
-    "season", "signatures", "state", "stream", "streams", "summary", "topics", "trail", "waiting", "wire",
+    "season", "signatures", "silence", "state", "stream", "streams", "summary", "topics", "trail", "waiting", "wire",
 )  # fmt: skip
 WORLDLY = {
     "asyncio", "kafka", "logging", "os", "pathlib", "random", "requests", "select", "socket", "structlog",
