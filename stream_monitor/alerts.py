@@ -164,6 +164,20 @@ class Gap(_Part):
     made_anew: bool
 
 
+class Across(_Part):
+    """Whether the rest of the traffic moved too, by its own rows since the onset (the last 924 of the whole stream).
+
+    Of a segment's alert: `whole`, and the other segments made by the same features; of the whole stream's: all its
+    segments. A segment that has moved differs from its own reference; a steady one has not, and would show this change
+    if it had it; the `undecided` have too few rows to tell.
+    """
+
+    whole: Literal["moved", "steady", "undecided"]
+    moved: list[str]
+    steady: list[str]
+    undecided: list[str]
+
+
 class Alert(_Part):
     """One state change of one subject. `id` and `episode` are the same however often the input is replayed."""
 
@@ -191,6 +205,7 @@ class Alert(_Part):
     retrain: Retrain | None = None
     performance: PerformanceFact | None = None
     gap: Gap | None = None
+    segments: Across | None = None
 
     @property
     def stream(self) -> StreamKey:

@@ -85,11 +85,14 @@ def _never_used(settings: Settings, model: ModelSettings, file: Path, reference:
     if shape.fixed_version and reference.version not in ("", shape.fixed_version):
         problem = f"{reference.version!r} never occurs: input.shape.fixed_version is {shape.fixed_version!r}"
         yield Fault(where, "version", problem, rebuild)
-    names = [part.partition("=")[0] for part in reference.segment.split(",") if part]
-    if model.segment_by and names != list(model.segment_by):
-        wanted = ",".join(f"{name}=…" for name in model.segment_by)
-        problem = f"{reference.segment!r} never occurs: segment_by of {model.match!r} makes {wanted!r}"
-        yield Fault(where, "segment", problem, f"build it with --segment-by {','.join(model.segment_by)}")
+    names = ",".join(model.segment_by)
+    if model.segment_by and reference.segment:
+        problem = f"{reference.segment!r} never occurs: segment_by of {model.match!r} makes parts of one stream"
+        yield Fault(where, "segment", problem, f"build it with --segment-by {names}, without --segment")
+    elif model.segment_by and [*model.segment_by] != (reference.segment_by or []):
+        has = ",".join(reference.segment_by or []) or "none"
+        problem = f"has segments by {has}, segment_by of {model.match!r} asks for {names}"
+        yield Fault(where, "segments", problem, f"build it with --segment-by {names}")
     if not model.segment_by and reference.segment and shape.segment is None:
         problem = f"{reference.segment!r} never occurs: neither segment_by nor input.shape.segment is set"
         yield Fault(where, "segment", problem, rebuild)

@@ -26,7 +26,7 @@ from stream_monitor.cli_tables import (
 )
 from stream_monitor.errors import ConfigError, DataError, Fault
 from stream_monitor.privacy import veil_of
-from stream_monitor.reference import Reference, Season, load
+from stream_monitor.reference import MAX_SEGMENT_FEATURES, MAX_SEGMENTS, Reference, Season, load
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,7 +39,7 @@ Documents = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Refere
 @app.command(
     epilog="Examples: `stream-monitor reference build train.csv.gz --model credit-risk --time at --prediction score "
     "--label paid --ignore split,row_id --out credit-risk.json` · "
-    "`stream-monitor reference build events.jsonl --model credit-risk --segment-by region --out references/`"
+    "`stream-monitor reference build events.jsonl --model credit-risk --segment-by region,plan --out credit-risk.json`"
 )
 def build(
     files: Files,
@@ -50,7 +50,20 @@ def build(
     version: Version = None,
     segment_by: Annotated[
         str | None,
-        typer.Option(metavar="NAME,…", help="Features whose values make the segment; one reference is built for each."),
+        typer.Option(
+            metavar="NAME,…",
+            show_default=False,
+            help="Features whose values and combinations are watched as segments; part of the one document.",
+        ),
+    ] = None,
+    max_segments: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MAX_SEGMENTS,
+            show_default="20",
+            help="Most of them; the other values are pooled, by feature, as `other`.",
+        ),
     ] = None,
     season: Annotated[
         Literal["auto", "none", "hour_of_day", "hour_of_week"],
@@ -87,12 +100,15 @@ def build(
     settings = prepare(config, needs_kafka=False)
     rules = settings.for_model(model or settings.input.shape.fixed_model or "")
     features = rules.features
-    options = FitOptions(
-        season=season if season == "auto" else Season(season), include=features.include, exclude=features.exclude,
-        kinds=features.kinds(), ordered=False if unordered else None,
-    )  # fmt: skip
-    given = TableOptions(model, version, time, id, prediction, label, segment, ignore)
     by = listed(segment_by) or rules.segment_by
+    if len(by) > MAX_SEGMENT_FEATURES:
+        problem = f"{len(by)} features make too many combinations"
+        raise ConfigError([Fault("--segment-by", ",".join(by), problem, f"name up to {MAX_SEGMENT_FEATURES}")])
+    options = FitOptions(season=season if season == "auto" else Season(season), include=features.include,
+                         exclude=features.exclude, kinds=features.kinds(), segment_by=by,
+                         ordered=False if unordered else None,
+                         max_segments=max_segments or rules.max_segments)  # fmt: skip
+    given = TableOptions(model, version, time, id, prediction, label, segment, ignore)
     with reading(files, given, settings, by) as reader:
         references = build_references(reader.chunks, options, [file.name for file in files])
     if veil := veil_of(settings):
@@ -101,6 +117,8 @@ def build(
         _write(path, reference)
         rows, columns = f"{reference.source.rows:,} rows", f"{len(reference.columns)} columns"
         typer.echo(f"{path}: {reference.stream}, {columns} of {rows}, digest {reference.digest()}")
+        for part in reference.parts:
+            typer.echo(f"  segment: {part.name}, {part.rows:,} rows")
         for name, reason in sorted(reference.skipped.items()):
             typer.echo(f"  not watched: {name}: {reason}")
         for note in reference.source.notes:

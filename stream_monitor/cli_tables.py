@@ -151,15 +151,17 @@ class FileReader:
 
 @contextmanager
 def reading(
-    files: Sequence[Path], given: TableOptions, settings: Settings, segment_by: tuple[str, ...] | None = None
+    files: Sequence[Path], given: TableOptions, settings: Settings, segment_by: tuple[str, ...] = ()
 ) -> Iterator[FileReader]:
-    """A reader of the files; what it left out is said at the end. `segment_by` None keeps what the settings say."""
+    """A reader of the files; what it left out is said at the end. `segment_by`: features that will make segments."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = layout(files, given, settings)
-    if segment_by is not None:
-        columns = replace(columns, segment_by=segment_by)
+    if segment_by:  # parts of one stream; what the rows call their segment does not count then
+        columns = replace(columns, segment=None)
+        if isinstance(columns, TableColumns):
+            columns = replace(columns, segment_by=segment_by)
     total = total_bytes(files)
     bar = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     # A live bar on standard error must not swallow what goes into a pipe on standard output.

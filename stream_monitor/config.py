@@ -387,7 +387,9 @@ class Settings(BaseSettings):
         if index not in self._by_entry:
             entry = self.models[index] if index < len(self.models) else ModelSection(match="*")
             detection = self.detection.overridden(entry.detection)
-            self._by_entry[index] = ModelSettings(entry.match, entry.features, entry.segment_by, detection)
+            self._by_entry[index] = ModelSettings(
+                entry.match, entry.features, entry.segment_by, entry.max_segments, detection
+            )
         return self._by_entry[index]
 
 

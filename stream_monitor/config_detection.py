@@ -15,7 +15,7 @@ from stream_monitor.config_base import Complaint, Mirror, Names, Section, mirror
 from stream_monitor.detectors import PARAMS
 from stream_monitor.lifecycle import Lifecycle
 from stream_monitor.performance import HIGHER_IS_BETTER, METRICS, Limit
-from stream_monitor.reference import Kind
+from stream_monitor.reference import MAX_SEGMENT_FEATURES, MAX_SEGMENTS, Kind
 from stream_monitor.silence import Policy as Silence
 
 
@@ -183,7 +183,13 @@ class ModelSection(Section):
 
     match: str = Field(min_length=1, description="A model's name, or a glob as `credit-*`.")
     features: FeatureRules = FeatureRules()
-    segment_by: Names = Field(default=(), description="Features whose values make the segment.")
+    segment_by: Names = Field(
+        default=(), max_length=MAX_SEGMENT_FEATURES,
+        description="Features whose values, and combinations of values, are watched as segments beside the whole.",
+    )  # fmt: skip
+    max_segments: int = Field(
+        default=20, ge=1, le=MAX_SEGMENTS, description="Most segments of a stream; the other values are pooled."
+    )
     detection: DetectionSettings | None = Field(default=None, description="Overrides of the section `detection`.")
 
 
@@ -194,4 +200,5 @@ class ModelSettings:
     match: str
     features: FeatureRules
     segment_by: tuple[str, ...]
+    max_segments: int
     detection: DetectionSettings

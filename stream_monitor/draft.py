@@ -15,7 +15,7 @@ from stream_monitor.binning import aligned_edges, counts_of, edges_of
 from stream_monitor.codes import FIRST_BIN
 from stream_monitor.discover import Learned, skip_reason
 from stream_monitor.errors import DataError
-from stream_monitor.features import PREDICTION, canonical, clean, column_name
+from stream_monitor.features import PREDICTION, canonical, clean, column_name, feature_of
 from stream_monitor.learn import Learner
 from stream_monitor.options import FitOptions
 from stream_monitor.reference import (
@@ -64,6 +64,8 @@ def draft(learner: Learner, stream: StreamKey, options: FitOptions) -> Draft:
     inputs, predictions = list(_inputs(learner, stream, options, skipped)), list(_predictions(learner, skipped))
     most = min(options.most_columns, MAX_COLUMNS)
     room = max(0, most - len(predictions))
+    if len(inputs) > room:  # those that make segments come first: there are none without them
+        inputs.sort(key=lambda candidate: feature_of(candidate.name) not in options.segment_by)
     for surplus in inputs[room:] + predictions[most:]:
         skipped[surplus.name] = f"more than {most} columns"
     chosen = inputs[:room] + predictions[:most]
@@ -102,7 +104,7 @@ def _inputs(learner: Learner, stream: StreamKey, options: FitOptions, skipped: d
         if reason:
             skipped[clean(name)] = reason
         else:
-            yield _Candidate(column_name(name), Role.INPUT, learned, options.kinds.get(name, learned.kind))
+            yield _Candidate(column_name(name), Role.INPUT, learned, options.kind(name) or learned.kind)
 
 
 def _time_order(learner: Learner) -> npt.NDArray[np.int64] | None:

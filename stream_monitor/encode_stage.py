@@ -28,7 +28,7 @@ from stream_monitor.coding import ENOUGH, Coder
 from stream_monitor.config import Settings
 from stream_monitor.encode import Binner
 from stream_monitor.errors import TransactionAborted
-from stream_monitor.events import DATES_MS, Reject, Row, Shape, segment_by
+from stream_monitor.events import DATES_MS, Reject, Row, Shape
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.labels import Label, LabelShape, decode_labels, encode_labels
 from stream_monitor.merge import Merged, Merger
@@ -117,7 +117,8 @@ class Encoder:
             if self._veil is not None:
                 models = {model: categorical(self._settings, model) for model in set(decoded.models)}
                 self._veil.events(decoded, models)
-            rejects += decoded.rejects + self._segment(decoded, entries)
+            rejects += decoded.rejects
+            self._segment(decoded)
             if many is None:
                 many = decoded.streams * ENOUGH > len(decoded.models)
             if many:
@@ -137,26 +138,12 @@ class Encoder:
         else:
             coder.append(rows)
 
-    def _segment(self, decoded: Decoded, entries: Sequence[Merged]) -> list[tuple[int, Reject]]:
-        """Put in the segments of models whose features make them; rejects where they make no name."""
-        by = {model: names for model in set(decoded.models) if (names := self._settings.for_model(model).segment_by)}
-        if not by:
-            return []
-        rejects: list[tuple[int, Reject]] = []
-        kept = [True] * len(decoded.models)
-        for at, model in enumerate(decoded.models):
-            segment = segment_by(decoded.features[at], by[model]) if model in by else decoded.segments[at]
-            if segment is None:
-                kept[at], number = False, decoded.records[at]
-                _, record = entries[number]
-                detail = f"the features {', '.join(by[model])} do not make a segment's name"
-                where = record.partition, record.offset, decoded.indexes[at]
-                rejects.append((number, Reject("bad_segment", detail, *where)))
-            else:
-                decoded.segments[at] = segment
-        if rejects:
-            decoded.keep(kept)
-        return rejects
+    def _segment(self, decoded: Decoded) -> None:
+        """Leave out what events call their segments where features make those: they are parts of one stream then."""
+        parted = {model for model in set(decoded.models) if self._settings.for_model(model).segment_by}
+        if parted:
+            decoded.segments = ["" if model in parted else segment
+                                for model, segment in zip(decoded.models, decoded.segments, strict=True)]  # fmt: skip
 
     def encode_labels(self, records: Sequence[Record], counts: EncodeCounts) -> list[Message]:
         """All messages for records of the labels topic: labels by model, in the order read, and rejects."""
@@ -224,22 +211,18 @@ def dated(records: Sequence[Record]) -> Sequence[Record]:
     return [record._replace(timestamp_ms=min(max(record.timestamp_ms, first), last)) for record in records]
 
 
-def route(row: Row, settings: Settings) -> StreamKey | Reject:
-    """The stream a row belongs to; a reject where the segmenting features do not make a segment's name."""
-    names = settings.for_model(row.model).segment_by
-    if not names:
-        return StreamKey(row.model, row.version, row.segment)
-    segment = segment_by(row.features, names)
-    if segment is None:
-        detail = f"the features {', '.join(names)} do not make a segment's name"
-        return Reject("bad_segment", detail, row.partition, row.offset, row.index)
+def route(row: Row, settings: Settings) -> StreamKey:
+    """The stream a row belongs to. What an event calls its segment makes a stream of its own, unless the segments of
+    its model are made by features: those are parts of one stream (`segments.py`)."""
+    segment = "" if settings.for_model(row.model).segment_by else row.segment
     return StreamKey(row.model, row.version, segment)
 
 
 def categorical(settings: Settings, model: str) -> frozenset[str]:
-    """The features that the configuration calls categorical."""
-    kinds = settings.for_model(model).features.kinds()
-    return frozenset(name for name, kind in kinds.items() if kind is Kind.CATEGORICAL)
+    """The features that the configuration calls categorical, or divides the model by."""
+    rules = settings.for_model(model)
+    named = (name for name, kind in rules.features.kinds().items() if kind is Kind.CATEGORICAL)
+    return frozenset((*named, *rules.segment_by))
 
 
 def binner_of(entry: Entry, veil: Veil | None) -> Binner:

@@ -35,6 +35,7 @@ from stream_monitor.privacy import veil_of
 from stream_monitor.reference import Column, Kind, Reference, Season, StreamKey
 from stream_monitor.replay import Replay, Summary
 from stream_monitor.season import Hours, choose, explained
+from stream_monitor.segments import whole_budget
 
 Codes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -224,7 +225,7 @@ def _gather(rows: Sequence[Row], settings: Settings, watched: dict[StreamKey, _W
     runs: dict[StreamKey, list[Row]] = {}
     for row in rows:
         routed = route(row, settings)
-        if isinstance(routed, StreamKey) and routed in watched:
+        if routed in watched:
             runs.setdefault(routed, []).append(row)
     for key, run in runs.items():
         stream = watched[key]
@@ -274,7 +275,7 @@ def _stream_report(key: StreamKey, stream: _Watched, replayed: Summary, settings
     told = replayed.streams[key]
     detection = settings.for_model(key.model).detection
     columns = stream.reference.columns
-    promised = 1e6 / detection.budget_events / len(columns)
+    promised = 1e6 / whole_budget(stream.reference, detection.budget_events) / len(columns)
     timed = stream.last_ms > stream.first_ms
     rhythm = explained(_hours_of(stream)) if timed else np.zeros(len(columns))
     report = StreamReport(
@@ -292,6 +293,11 @@ def _stream_report(key: StreamKey, stream: _Watched, replayed: Summary, settings
             1e6 * _at_most(alarms) / stream.rows, promised, drifting, float(rhythm[i]), exclude=exclude,
         )  # fmt: skip
         report.columns.append(found)
+    if parts := {part.name for part in stream.reference.parts}:
+        each = [told for other, told in replayed.streams.items()
+                if other[:2] == key[:2] and other.segment in parts and not key.segment]  # fmt: skip
+        fired = sum(column.fired for told in each for column in told.columns.values())
+        report.notes.append(f"alarms in its {len(parts)} segments, which have half of the budget: {fired}")
     if timed and stream.reference.season is Season.NONE:
         choice = choose(_hours_of(stream))
         if choice.season is not Season.NONE:
@@ -312,7 +318,8 @@ def _seek(report: StreamReport, stream: _Watched, settings: Settings, limits: Li
     if len(tried) < len(columns):
         report.notes.append(f"the smallest change was sought for the first {len(tried)} of {len(columns)} columns")
     detection = settings.for_model(report.model).detection
-    trials = _Trials(stream, detection.params()["evidence"], detection.budget_events, limits.seed)
+    budget_rows = whole_budget(stream.reference, detection.budget_events)
+    trials = _Trials(stream, detection.params()["evidence"], budget_rows, limits.seed)
     for change in _RANGES:
         for i, found in trials.smallest(change, tried).items():
             report.columns[i].smallest.append(found)

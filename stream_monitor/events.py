@@ -80,8 +80,7 @@ class Shape:
     """Where the parts of an event stand: dotted paths into the event (`payload.inputs`), None for "not there".
 
     `features` names an object; empty means the whole event, less the parts named by the other paths and `ignore`.
-    `model` None with `fixed_model` set gives every event that model. `segment_by`: feature names whose values make
-    the segment (`region=EU,plan=pro`).
+    `model` None with `fixed_model` set gives every event that model.
     """
 
     model: str | None = "model"
@@ -95,7 +94,6 @@ class Shape:
     fixed_model: str | None = None
     fixed_version: str | None = None
     ignore: frozenset[str] = frozenset()
-    segment_by: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     flat: bool = field(init=False, repr=False)
     """No path has a dot: a plain look-up will do."""
@@ -247,7 +245,7 @@ def row_of(
     if refusal:
         return Reject(*refusal, partition, offset, index)
     version_name = name_of(version)
-    segment = segment_by(features, shape.segment_by) if shape.segment_by else name_of(get(shape.segment))
+    segment = name_of(get(shape.segment))
     if version_name is None or segment is None:
         reason, what = ("bad_version", "version") if version_name is None else ("bad_segment", "segment")
         detail = f"the {what} is not a text or number of at most {MAX_NAME_LENGTH} characters"
@@ -320,14 +318,6 @@ def text_of(value: object) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, (int, float)) else None
-
-
-def segment_by(features: dict[str, Any], names: tuple[str, ...]) -> str | None:
-    """A segment's name as `region=EU,plan=pro`; an absent value reads as empty; None if the values make no name."""
-    values = [text_of(lookup(features, name)) for name in names]
-    if None in values:
-        return None
-    return name_of(",".join(f"{name}={value}" for name, value in zip(names, values, strict=True)))
 
 
 def is_nested(features: dict[str, Any]) -> bool:

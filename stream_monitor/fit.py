@@ -1,8 +1,9 @@
 """Training rows → a reference document.
 
 Two passes over rows that can be read again: the first learns what columns there are and where their bins should lie,
-the second counts exactly. A third follows only where the stream has a season. The same rows in the same order give the
-same document, byte for byte, however many there are. Pure but for the reading, which is the caller's.
+the second counts exactly. A third follows only where the stream has a season, and one more where it has segments. The
+same rows in the same order give the same document, byte for byte, however many there are. Pure but for the reading,
+which is the caller's.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from stream_monitor.collected import Collected
 from stream_monitor.draft import Draft, draft, split
 from stream_monitor.errors import DataError
 from stream_monitor.events import Row
+from stream_monitor.features import column_name
+from stream_monitor.fit_segments import SegmentTally
 from stream_monitor.learn import CHUNK, Learner
 from stream_monitor.options import FitOptions
 from stream_monitor.reference import MAX_DOCUMENT_BYTES, Bins, Column, Kind, Reference, Season, Source, StreamKey
 from stream_monitor.season import choose, pool
+from stream_monitor.segments import choose as choose_segments
 from stream_monitor.tally import Tally
 
 __all__ = ["FitOptions", "ReferenceBuilder", "build_references", "fit"]
@@ -112,6 +116,7 @@ class ReferenceBuilder:
         self._draft: Draft | None = None
         self._tally: Tally | None = None
         self._outcomes = Collected()
+        self._segments: SegmentTally | None = None
         self._notes: list[str] = []
         self._done = False
 
@@ -121,15 +126,34 @@ class ReferenceBuilder:
             self._learner = Learner(self._options)
         elif self._draft is None or self._tally is None:
             self._draft = draft(self._learner, self._stream, self._options)
-            self._tally = Tally(self._draft.reference, self.memory_share, hourly=self._options.season != Season.NONE)
-        elif self._draft.reference.season is not Season.NONE or not self._split_by_season(self._draft, self._tally):
+            self._tally = self._new_tally(self._draft.reference, hourly=self._options.season != Season.NONE)
+        elif self._segments is not None:
             self._done = True
+        elif self._draft.reference.season is not Season.NONE or not self._split_by_season(self._draft, self._tally):
+            self._done = not self._choose_segments(self._draft, self._tally)
         return not self._done
+
+    def _new_tally(self, reference: Reference, *, hourly: bool = False) -> Tally:
+        return Tally(reference, self.memory_share, hourly=hourly, together=_places(reference, self._options.segment_by))
+
+    def _choose_segments(self, found: Draft, tally: Tally) -> bool:
+        """Begin the pass over the segments, if any are asked for."""
+        by, options = self._options.segment_by, self._options
+        if not by:
+            return False
+        columns = [found.reference.columns[place] for place in _places(found.reference, by)]
+        self._notes += [f"segments: no row has a value of {each.name!r}" for each in columns if not each.categories]
+        chosen = choose_segments(found.reference, by, tally.joint, options.max_segments, options.segment_rows)
+        self._notes += chosen.notes
+        self._segments = SegmentTally(found.reference, chosen, self.memory_share)
+        return True
 
     def add(self, rows: Sequence[Row]) -> None:
         if self._done:
             return
-        if self._tally is not None:
+        if self._segments is not None:
+            self._segments.add(rows)
+        elif self._tally is not None:
             self._tally.add(rows)
         elif self._learner is not None:
             self._learner.add(rows)
@@ -156,13 +180,15 @@ class ReferenceBuilder:
             )
         by_time, ordered = self._order(tally)
         times, repeats = tally.dependence(by_time=by_time) if ordered else ([1.0] * len(found.learned), None)
-        columns = []
+        columns, kept, new = [], [], {}
         for i, column in enumerate(found.reference.columns):
             counts = tally.counts[:, i, : FIRST_BIN + column.bins]
+            kept.append(_kept(column, counts))
             if column.kind is Kind.CATEGORICAL and column.exhaustive:
                 counts = _leave_one_out(counts, found.singles[i])
+                new[i] = float(counts[:, NEW].sum() / max(counts[:, [NEW, OTHER]].sum(), 1))
             repeat = repeats[i] if repeats else None
-            columns.append(_counted(column, counts, times[i], repeat))
+            columns.append(_counted(column, counts, kept[i], times[i], repeat))
             if tally.rows / times[i] < _FEWEST_INDEPENDENT <= tally.rows:
                 self._notes.append(f"{column.name}: only as good as {tally.rows / times[i]:.0f} independent rows")
         first, last = (tally.first_time_ms, tally.last_time_ms) if tally.timed else (None, None)
@@ -171,6 +197,9 @@ class ReferenceBuilder:
         performance = self._outcomes.learn(by_time=by_time, ordered=ordered)
         if performance is not None:
             reference = msgspec.structs.replace(reference, performance=performance)
+        if self._segments is not None:
+            parts = self._segments.build(reference, kept, new, ordered=ordered, by_time=by_time, notes=self._notes)
+            reference = msgspec.structs.replace(reference, segment_by=[*self._options.segment_by], segments=parts)
         if (size := len(reference.to_json())) > MAX_DOCUMENT_BYTES:
             raise DataError(
                 f"{self._stream}: a reference of {size} bytes, {MAX_DOCUMENT_BYTES} fit: watch fewer columns"
@@ -199,7 +228,7 @@ class ReferenceBuilder:
             return False
         assert self._learner is not None  # there is one before there is a draft
         self._draft = split(found, self._learner, season, slots)
-        self._tally = Tally(self._draft.reference, self.memory_share)
+        self._tally = self._new_tally(self._draft.reference)
         return True
 
     def _order(self, tally: Tally) -> tuple[bool, bool]:
@@ -229,11 +258,26 @@ class ReferenceBuilder:
         return False, False
 
 
-def _counted(column: Column, counts: Counts, autocorrelation_time: float, repeat: float | None) -> Column:
-    """The column with its exact counts `[strata, codes]`, less the bins that are empty in every stratum."""
+def _places(reference: Reference, features: Sequence[str]) -> list[int]:
+    """The columns of the features that make the segments; raises DataError where there is none."""
+    places = {column.name: i for i, column in enumerate(reference.columns)}
+    if lost := [feature for feature in features if column_name(feature) not in places]:
+        raise DataError(f"{reference.stream}: {', '.join(lost)} cannot make segments, being no watched column")
+    return [places[column_name(feature)] for feature in features]
+
+
+def _kept(column: Column, counts: Counts) -> npt.NDArray[np.bool_]:
+    """Which codes the finished column has: all but the numeric bins that are empty in every stratum."""
     keep = np.ones(counts.shape[1], dtype=np.bool_)
     if column.kind is Kind.NUMERIC:
         keep[FIRST_BIN:-1] = counts[:, FIRST_BIN:-1].any(axis=0)
+    return keep
+
+
+def _counted(
+    column: Column, counts: Counts, keep: npt.NDArray[np.bool_], autocorrelation_time: float, repeat: float | None
+) -> Column:
+    """The column with its exact counts `[strata, codes]` of the codes that are kept."""
     strata = []
     for bins, row in zip(column.strata, counts, strict=True):
         edges = [edge for edge, kept in zip(bins.edges, keep[FIRST_BIN:].tolist(), strict=False) if kept]

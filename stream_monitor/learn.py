@@ -45,7 +45,8 @@ class Learner:
         self.classes: dict[str, Learned] = {}
         self.maps = 0
         self.thinned = 0
-        self._categorical = {name for name, kind in options.kinds.items() if kind is Kind.CATEGORICAL}
+        named = (*options.kinds, *options.segment_by)
+        self._categorical = {name for name in named if options.kind(name) is Kind.CATEGORICAL}
         self._kept_numbers = 0
         self._times: list[Times] = []
         self._numbers: list[Times] = []

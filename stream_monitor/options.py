@@ -20,6 +20,8 @@ class FitOptions:
     time stamps, None looks at the time stamps. `most_values`: numbers kept in memory, over all columns and streams;
     beyond, edges come from a sample.
     `stratum_rows`: rows that a stratum of a season should hold. `most_columns`: the first so many are watched.
+    `segment_by`: features whose values make the segments (so they are watched, as categories), at most `max_segments`
+    of at least `segment_rows` rows each.
     """
 
     season: Season | Literal["auto"] = "auto"
@@ -31,14 +33,23 @@ class FitOptions:
     most_values: int = 32_000_000
     stratum_rows: int = 500
     most_columns: int = MAX_COLUMNS
+    segment_by: tuple[str, ...] = ()
+    max_segments: int = 20
+    segment_rows: int = 500
+
+    def kind(self, feature: str) -> Kind | None:
+        """What a feature is to be taken for; None: what its values say."""
+        return Kind.CATEGORICAL if feature in self.segment_by else self.kinds.get(feature)
 
     def named(self) -> list[str]:
         """Features asked for by their full name."""
         listed = [name for name in self.include or () if not set(name) & set("*?[")]
-        return list(dict.fromkeys([*listed, *self.kinds]))
+        return list(dict.fromkeys([*listed, *self.kinds, *self.segment_by]))
 
     def refusal(self, feature: str) -> str | None:
         """Why a feature is not to be watched by these options; None if it may be."""
+        if feature in self.segment_by:
+            return None
         if any(fnmatchcase(feature, pattern) for pattern in self.exclude):
             return "excluded by the configuration"
         if self.include is not None and not any(fnmatchcase(feature, pattern) for pattern in self.include):

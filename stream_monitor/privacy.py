@@ -20,7 +20,7 @@ from stream_monitor.errors import ConfigError, Fault
 from stream_monitor.events import MAX_NAME_LENGTH
 from stream_monitor.features import canonical
 from stream_monitor.outcomes import value_of
-from stream_monitor.reference import Column, Reference, Role
+from stream_monitor.reference import Column, Reference, Role, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,6 +133,8 @@ class Veil:
         veiled = msgspec.structs.replace(
             reference, columns=list(map(self._column, reference.columns)), segment=self.segment(reference.segment)
         )
+        if veiled.parts:
+            veiled = msgspec.structs.replace(veiled, segments=list(map(self._part, veiled.parts)))
         performance = veiled.performance
         if performance is not msgspec.UNSET and math.isnan(value_of(performance.positive)[0]):
             positive = performance.positive and self._name(performance.positive)
@@ -150,6 +152,9 @@ class Veil:
             column, name=name, categories=list(map(self._name, column.categories)),
             rare=list(map(self._name, column.rare)),
         )  # fmt: skip
+
+    def _part(self, part: Segment) -> Segment:
+        return msgspec.structs.replace(part, where={each: self._name(value) for each, value in part.where.items()})
 
     def _name(self, name: str) -> str:
         return name if _PSEUDONYM.fullmatch(name) else self.text(name)

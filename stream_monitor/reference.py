@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
@@ -18,12 +19,19 @@ import numpy.typing as npt
 
 from stream_monitor.codes import FIRST_BIN, MAX_BINS
 from stream_monitor.errors import ReferenceInvalid
+from stream_monitor.features import column_name
 
 SCHEMA_VERSION = 1
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 MAX_COLUMNS = 5_000
 MAX_ROWS = 10**15
 """That a reference may speak for; floating point counts no further than ten times that."""
+MAX_SEGMENTS = 200
+MAX_SEGMENT_FEATURES = 3
+MAX_SEGMENT_COLUMNS = 20_000
+"""Columns of all segments of a stream together: what its state and its document have room for."""
+POOLED = "other"
+"""What the values are called that are no segment of their own; a value of that very name is one of them."""
 
 
 class StreamKey(NamedTuple):
@@ -150,12 +158,48 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: list[str] = []
 
 
+class SegmentColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A column within one segment: `counts` `[strata, codes]` of its rows under the whole stream's bins, and what only
+    their order could tell (see `Column`)."""
+
+    counts: list[list[int]]
+    autocorrelation_time: float = 1.0
+    repeat: float | None = None
+
+
+class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a stream's rows that is watched by itself.
+
+    `where`: feature → category, all of which a row of it has. `pool`: instead, the feature whose values that are no
+    segment of their own (rare, new, missing, invalid) are pooled here. `columns`: those of the reference, in its order,
+    without the features that make the segment.
+    """
+
+    rows: int
+    columns: list[SegmentColumn]
+    where: dict[str, str] = {}
+    pool: str = ""
+
+    @property
+    def name(self) -> str:
+        """`region=EU,plan=pro`; of a pool `region=other`."""
+        if self.pool:
+            return f"{self.pool}={POOLED}"
+        return ",".join(f"{feature}={value}" for feature, value in self.where.items())
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What makes the segment: its siblings are those with the same."""
+        return (self.pool,) if self.pool else tuple(self.where)
+
+
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """What one stream looked like in training.
 
     `slots`: `[24 or 168]` the stratum of every hour of the season (thin hours are pooled into a common one); empty
     without a season. `skipped`: features found in training but not watched, with the reason; they are known, so they
-    raise no `schema_change`.
+    raise no `schema_change`. `segments`: the parts of the stream that are watched by themselves, made by the features
+    `segment_by`; both are left out of the document where there are none, so that its digest is what it always was.
     """
 
     schema_version: int
@@ -169,6 +213,13 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tr
     skipped: dict[str, str] = {}
     performance: Performance | msgspec.UnsetType = msgspec.UNSET
     """Left out of the document where there were no labels, so that the digests of older ones stay what they are."""
+    segment_by: list[str] | msgspec.UnsetType = msgspec.UNSET
+    segments: list[Segment] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def parts(self) -> list[Segment]:
+        """The segments, if any."""
+        return self.segments or []
 
     @property
     def stream(self) -> StreamKey:
@@ -243,7 +294,7 @@ def _problems(reference: Reference) -> list[str]:
         problems += [f"column {column.name!r}: {problem}" for problem in _column_problems(column, reference.strata)]
     if reference.performance is not msgspec.UNSET:
         problems += [f"performance: {problem}" for problem in _performance_problems(reference.performance)]
-    return problems
+    return problems or list(_segment_problems(reference))
 
 
 def _performance_problems(performance: Performance) -> list[str]:
@@ -258,6 +309,44 @@ def _performance_problems(performance: Performance) -> list[str]:
     if scores != sorted(set(scores)) or any(not 0 <= share <= 1 for _, share in performance.calibration):
         problems.append("calibration must ascend strictly, with shares in 0 … 1")
     return problems
+
+
+def _segment_problems(reference: Reference) -> Iterator[str]:
+    by = reference.segment_by or []
+    columns = {column.name: column for column in reference.columns}
+    if len(by) > MAX_SEGMENT_FEATURES or len(set(by)) < len(by):
+        yield f"segment_by names {len(by)} features; up to {MAX_SEGMENT_FEATURES} different ones can be"
+    for feature in by:
+        column = columns.get(column_name(feature))
+        if column is None or column.kind is not Kind.CATEGORICAL:
+            yield f"segment_by names {feature!r}, which is no categorical column"
+            return
+    if len(reference.parts) > MAX_SEGMENTS:
+        yield f"{len(reference.parts)} segments; {MAX_SEGMENTS} can be watched"
+    names = [segment.name for segment in reference.parts]
+    yield from (f"segment {name!r} occurs twice" for name in sorted({n for n in names if names.count(n) > 1}))
+    for segment in reference.parts:
+        own = {column_name(feature) for feature in segment.features}
+        watched = [column for column in reference.columns if column.name not in own]
+        if not (own and set(segment.features) <= set(by) and (len(own) == 1 or own == {column_name(f) for f in by})):
+            yield f"segment {segment.name!r} is not made by segment_by"
+        elif any(value not in columns[column_name(f)].categories for f, value in segment.where.items()):
+            yield f"segment {segment.name!r} is of a value that is no category"
+        elif len(segment.columns) != len(watched) or not watched:
+            yield f"segment {segment.name!r} has {len(segment.columns)} columns, {len(watched)} are watched in it"
+        elif problem := next(filter(None, map(_part_problem, segment.columns, watched)), ""):
+            yield f"segment {segment.name!r}, {problem}"
+
+
+def _part_problem(part: SegmentColumn, column: Column) -> str:
+    sizes = [len(bins.counts) for bins in column.strata]
+    if [len(counts) for counts in part.counts] != sizes:
+        return f"column {column.name!r}: its counts are not of the same bins as the whole stream's"
+    if any(min(counts) < 0 or sum(counts) < 1 for counts in part.counts):
+        return f"column {column.name!r}: counts must be natural numbers and not all zero"
+    if not 1.0 <= part.autocorrelation_time < 1e6:
+        return f"column {column.name!r}: autocorrelation_time {part.autocorrelation_time} is not in 1 … 10⁶"
+    return ""
 
 
 def _column_problems(column: Column, strata: int) -> list[str]:

@@ -110,12 +110,10 @@ class Replay:
             row = given
             if self._veil is not None and isinstance(given, Row):
                 row = self._veil.row(given, categorical(self._settings, given.model))
-            routed = route(row, self._settings) if isinstance(row, Row) else row
-            if isinstance(routed, Reject):
-                self.summary.rejects[routed.reason] += 1
+            if isinstance(row, Reject):
+                self.summary.rejects[row.reason] += 1
             else:
-                assert isinstance(row, Row)
-                runs.setdefault(routed, []).append(row)
+                runs.setdefault(route(row, self._settings), []).append(row)
         for stream, run in runs.items():
             self.summary.rows += len(run)
             self._feed_stream(stream, run)
@@ -138,8 +136,18 @@ class Replay:
         if stream.monitor is not None:
             told.reference = stream.monitor.entry.reference
         for alert in outcome.alerts:
-            self._tell(told, alert)
+            self._tell(told if alert.stream == key else self._segment(alert.stream, stream), alert)
+            if alert.stream != key:
+                continue
             self._find(key, alert, places.get((alert.detected.offset, alert.detected.index), told.rows))
+
+    def _segment(self, key: StreamKey, whole: Stream) -> StreamSummary:
+        """What is told of a segment; one that had no alert is not told of."""
+        told = self.summary.streams.setdefault(key, StreamSummary())
+        if whole.segments is not None and key.segment in whole.segments.monitors:
+            monitor = whole.segments.monitors[key.segment]
+            told.rows, told.reference = monitor.rows, monitor.entry.reference
+        return told
 
     def _inject(self, key: StreamKey, rows: list[Row], told: StreamSummary) -> list[Row]:
         entry = self._book.find(key)

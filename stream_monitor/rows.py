@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, compress, repeat
+from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any, Final, overload
 
@@ -121,11 +121,6 @@ class Decoded:
         self.records.append(record)
         self.indexes.append(row.index)
 
-    def keep(self, kept: Sequence[bool]) -> None:
-        """Drop the events that are not kept."""
-        for name in _COLUMNS:
-            setattr(self, name, list(compress(getattr(self, name), kept)))
-
     def extend(self, more: Decoded) -> None:
         """Take the events of the next run over."""
         for name in _COLUMNS:
@@ -178,7 +173,7 @@ _value_of = itemgetter(5)
 def _decode_plain(records: list[Record], first: int, shape: Shape, decoded: Decoded) -> bool:
     """Take the records if all of them are as usual; False, and nothing taken, if any is not."""
     values: list[Any] = list(map(_value_of, records))
-    if not shape.flat or not shape.features or shape.segment_by or not all(values):
+    if not shape.flat or not shape.features or not all(values):
         return False
     if max(map(len, values)) > shape.limits.max_record_bytes:
         return False

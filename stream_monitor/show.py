@@ -27,7 +27,20 @@ def shown(reference: Reference) -> RenderableType:
     table.add_column("memory", justify="right", no_wrap=True)
     for column in reference.columns:
         table.add_row(*_cells(column))
-    return Group(*_head(reference), "", table, *_foot(reference))
+    return Group(*_head(reference), "", table, *_segments(reference), *_foot(reference))
+
+
+def _segments(reference: Reference) -> Iterator[RenderableType]:
+    """Every segment with its rows and its share of all."""
+    if not reference.parts:
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title, justify in (("segment", "left"), ("rows", "right"), ("share", "right")):
+        table.add_column(title, justify="right" if justify == "right" else "left", no_wrap=True)
+    for part in reference.parts:
+        table.add_row(escape(part.name), f"{part.rows:,}", f"{part.rows / max(reference.source.rows, 1):.1%}")
+    yield ""
+    yield table
 
 
 def _head(reference: Reference) -> Iterator[str]:

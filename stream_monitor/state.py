@@ -76,7 +76,8 @@ class Watched(msgspec.Struct, frozen=True):
 
 class Snapshot(msgspec.Struct, frozen=True):
     """Everything of one stream: the rows that came before the codes offset `stamp` and were merged by a time up to
-    `released_ms` are in it (see `ordering.Queue`). `chunks`: of the warm-up."""
+    `released_ms` are in it (see `ordering.Queue`). `chunks`: of the warm-up. `segments`: the monitors of the parts of
+    the stream by name, where its reference has some."""
 
     model: str
     version: str
@@ -87,6 +88,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     chunks: int = 0
     birth: Birth | msgspec.UnsetType = msgspec.UNSET
     rhythm: Rhythm | None = None
+    segments: dict[str, Watched] | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True):
@@ -193,7 +195,10 @@ def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snap
     monitor = stream.monitor
     if monitor is None:
         return Snapshot(*stream.key, stamp, released_ms, None, chunks, _birth(stream), stream.rhythm)
-    return Snapshot(*stream.key, stamp, released_ms, pack_monitor(monitor), chunks, _birth(stream), stream.rhythm)
+    monitors = stream.segments.monitors if stream.segments is not None else {}
+    segments = {name: pack_monitor(monitors[name]) for name in sorted(monitors)}
+    return Snapshot(*stream.key, stamp, released_ms, pack_monitor(monitor), chunks, _birth(stream), stream.rhythm,
+                    segments or msgspec.UNSET)  # fmt: skip
 
 
 def _birth(stream: Stream) -> Birth | msgspec.UnsetType:
@@ -278,13 +283,13 @@ def restore(stream: Stream, parts: dict[str, dict[int, bytes]], book: ReferenceB
     try:
         stream.rhythm = _checked(snapshot.rhythm)
         if snapshot.watched is not None:
-            _restore_watched(stream, snapshot.watched, book, restored)
+            _restore_watched(stream, snapshot, book, restored)
         else:
             rows = list(_warmup_rows(chunks, snapshot.chunks, stream.key))
             saved.warmup_rows, saved.last_row = len(rows), rows[-1] if rows else None
             stream.restore_warmup(rows)
     except WireError as error:
-        stream.monitor = None
+        stream.monitor = stream.segments = None
         stream.restore_warmup([])
         restored.lost = str(error)
     return restored
@@ -338,13 +343,22 @@ def _decompressed(data: bytes) -> bytes:
         raise WireError(f"snapshot cannot be decompressed: {error}") from error
 
 
-def _restore_watched(stream: Stream, watched: Watched, book: ReferenceBook, restored: Restored) -> None:
+def _restore_watched(stream: Stream, snapshot: Snapshot, book: ReferenceBook, restored: Restored) -> None:
+    watched = snapshot.watched
+    assert watched is not None
     reference = book.by_digest(watched.digest)
     if reference is None:
         raise WireError(f"its reference {watched.digest} is no longer on the references topic")
-    monitor = stream.new_monitor(stream.key, Entry(reference, watched.digest, watched.epoch, watched.generation))
-    restored.cold = restore_monitor(monitor, watched)
-    stream.monitor = monitor
+    stream.watch(Entry(reference, watched.digest, watched.epoch, watched.generation))
+    assert stream.monitor is not None
+    restored.cold = restore_monitor(stream.monitor, watched)
+    parts = snapshot.segments or {}
+    if stream.segments is None:
+        return
+    for number, segment in enumerate(reference.parts):
+        if (part := parts.get(segment.name)) is not None:
+            cold = restore_monitor(stream.segments.monitor(number), part)
+            restored.cold |= {f"{segment.name}: {name}": why for name, why in cold.items()}
 
 
 def restore_monitor(monitor: Monitor, watched: Watched) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from stream_monitor.alerts import Alert, AlertKind
 from stream_monitor.batch import Batch, CodedBatch, Origins, RawBatch
@@ -15,12 +16,14 @@ from stream_monitor.events import Row
 from stream_monitor.features import canonical
 from stream_monitor.limits import UNBORN, Birth, WarmupBudget, weight
 from stream_monitor.monitor import Monitor
-from stream_monitor.reference import Reference, StreamKey
+from stream_monitor.reference import Reference, Segment, StreamKey
+from stream_monitor.segmented import Segmented
 from stream_monitor.silence import PERIOD_MS, Rhythm, come_back, fall_silent
 from stream_monitor.silence import Policy as Silence
 from stream_monitor.trail import Origin
 
 NewMonitor = Callable[[StreamKey, Entry], Monitor]
+NewSegment = Callable[[StreamKey, Entry, Segment], Monitor]
 Fit = Callable[[list[Row], StreamKey], Reference]
 
 
@@ -44,11 +47,12 @@ class Outcome:
 @dataclass(slots=True)
 class Stream:
     """`monitor` None: still warming up, with `warmup` rows so far of the `warmup_rows` it takes, or of as many as its
-    share of `budget` holds."""
+    share of `budget` holds. `segments`: of its parts, where its reference has some."""
 
     key: StreamKey
     warmup_rows: int
     new_monitor: NewMonitor
+    new_segment: NewSegment
     fit: Fit
     budget: WarmupBudget
     privacy: Privacy = "full"
@@ -58,6 +62,7 @@ class Stream:
     topic: str = ""
     rhythm: Rhythm | None = None
     monitor: Monitor | None = None
+    segments: Segmented | None = None
     warmup: list[Row] = field(default_factory=list)
     _warmup_bytes: int = 0
     _binner: Binner | None = None
@@ -86,7 +91,16 @@ class Stream:
     def open_kinds(self) -> list[str]:
         """The kind of every open alert."""
         silent = [AlertKind.SILENT] if self.rhythm is not None and self.rhythm.silent else []
-        return [*silent, *(self.monitor.open_kinds() if self.monitor is not None else [])]
+        return [*silent, *(kind for monitor in self._monitors() for kind in monitor.open_kinds())]
+
+    def _monitors(self) -> list[Monitor]:
+        """Of the whole, then of its parts by name."""
+        parts = self.segments.monitors if self.segments is not None else {}
+        return [*([self.monitor] if self.monitor is not None else []), *(parts[name] for name in sorted(parts))]
+
+    def _resolve(self, reason: str) -> list[Alert]:
+        """Everything open, of the whole and of its parts."""
+        return [alert for monitor in self._monitors() for alert in monitor.end(reason)]
 
     def fall_silent(self) -> Alert:
         """Its time is up, by `Rhythm.silent_at`."""
@@ -95,7 +109,7 @@ class Stream:
 
     def end(self) -> list[Alert]:
         """It has ended, by `Rhythm.ended_at`: everything open is resolved."""
-        alerts = self.monitor.end("ended") if self.monitor is not None else []
+        alerts = self._resolve("ended")
         if self.rhythm is not None and self.rhythm.silent:
             last = Origin(*self.rhythm.last)
             ended_ms = self.rhythm.ended_at(self.silence)
@@ -113,9 +127,7 @@ class Stream:
         elif batch.digest != current.digest:
             outcome.stale += len(batch)
             return
-        assert self.monitor is not None
-        outcome.alerts += self.monitor.feed(batch.codes, batch.origins, batch.extras, batch.unknown)
-        outcome.fed += len(batch)
+        self._watched(batch, outcome)
 
     def _feed_raw(self, batch: RawBatch, outcome: Outcome) -> None:
         rows = list(batch.rows)
@@ -129,8 +141,15 @@ class Stream:
         if self._binner is None:
             self._binner = Binner(self.monitor.entry.reference, self.name_of)
         coded = code(rows, self.key, self.monitor.entry, self._binner, self.privacy)
-        outcome.alerts += self.monitor.feed(coded.codes, coded.origins, coded.extras, coded.unknown)
-        outcome.fed += len(rows)
+        self._watched(coded, outcome)
+
+    def _watched(self, batch: CodedBatch, outcome: Outcome) -> None:
+        assert self.monitor is not None
+        if self.segments is not None:
+            outcome.alerts += self.segments.feed(batch)
+        else:
+            outcome.alerts += self.monitor.feed(batch.codes, batch.origins, batch.extras, batch.unknown)
+        outcome.fed += len(batch)
 
     def _collect(self, rows: list[Row], outcome: Outcome) -> list[Row]:
         """Take rows to learn from until there are enough, or as many as may be kept; the rows left over."""
@@ -163,11 +182,16 @@ class Stream:
         self._watch(ReferenceBook.entry(reference, LEARNED_EPOCH), outcome)
 
     def _watch(self, entry: Entry, outcome: Outcome) -> None:
-        if self.monitor is not None:
-            outcome.alerts += self.monitor.end("reference_changed")
+        outcome.alerts += self._resolve("reference_changed")
         self.warmup, self._warmup_bytes, self._binner = [], 0, None
-        self.monitor = self.new_monitor(self.key, entry)
+        self.watch(entry)
         outcome.switched = True
+
+    def watch(self, entry: Entry) -> None:
+        """Fresh monitors under a reference."""
+        self.monitor = self.new_monitor(self.key, entry)
+        parts = bool(entry.reference.parts)
+        self.segments = Segmented(self.monitor, partial(self.new_segment, self.key, entry)) if parts else None
 
 
 def weight_of(row: Row) -> int:

@@ -15,8 +15,9 @@ from stream_monitor.limits import WarmupBudget
 from stream_monitor.model import Model
 from stream_monitor.monitor import Monitor, Rules
 from stream_monitor.privacy import veil_of
-from stream_monitor.reference import MAX_COLUMNS, Reference, Season, StreamKey, Task
+from stream_monitor.reference import MAX_COLUMNS, Reference, Season, Segment, StreamKey, Task
 from stream_monitor.scoring import Scoring, ScoringRules
+from stream_monitor.segments import reference_of, segment_budget, whole_budget
 from stream_monitor.stream import Stream
 from stream_monitor.waiting import Waiting
 
@@ -36,8 +37,9 @@ class StreamFactory:
         budget = WarmupBudget(limits.max_warmup_bytes, limits.max_streams)
         learn = partial(_fit, model, limits.max_columns)
         privacy = self._settings.privacy.raw
+        make, make_segment = partial(self._monitor, model), partial(self._segment_monitor, model)
         return Stream(
-            key, model.detection.warmup_events, partial(self._monitor, model), learn, budget, privacy, self._name_of,
+            key, model.detection.warmup_events, make, make_segment, learn, budget, privacy, self._name_of,
             silence=model.detection.silence_policy(), topic=self._settings.topics.predictions,
         )  # fmt: skip
 
@@ -66,8 +68,17 @@ class StreamFactory:
 
     def _monitor(self, model: ModelSettings, key: StreamKey, entry: Entry) -> Monitor:
         detection = model.detection
-        detectors = DetectorSet(entry.reference, detection.params(), detection.budget_events)
+        budget_rows = whole_budget(entry.reference, detection.budget_events)
+        detectors = DetectorSet(entry.reference, detection.params(), budget_rows)
         return Monitor(key, entry, detectors, self.rules(model))
+
+    def _segment_monitor(self, model: ModelSettings, key: StreamKey, entry: Entry, segment: Segment) -> Monitor:
+        """Of a part of a stream: `evidence` alone, which leads; its alerts cite the digest of the whole reference."""
+        reference = reference_of(entry.reference, segment)
+        params = {"evidence": model.detection.params()["evidence"]}
+        detectors = DetectorSet(reference, params, segment_budget(entry.reference, model.detection.budget_events))
+        own = Entry(reference, entry.digest, entry.epoch, entry.generation)
+        return Monitor(key._replace(segment=segment.name), own, detectors, self.rules(model))
 
     def rules(self, model: ModelSettings) -> Rules:
         """What decides for a model; computed once, the digest is a hash over all detection settings."""
@@ -82,7 +93,8 @@ def fit_options(model: ModelSettings, most_columns: int = MAX_COLUMNS) -> FitOpt
     rules = model.features
     return FitOptions(
         season=Season.NONE, include=rules.include, exclude=rules.exclude,
-        kinds=rules.kinds(), ordered=True, most_columns=most_columns,
+        kinds=rules.kinds(), ordered=True, most_columns=most_columns, segment_by=model.segment_by,
+        max_segments=model.max_segments,
     )  # fmt: skip
 
 

@@ -37,8 +37,8 @@ _FORMATS: Final = {
 class TableColumns:
     """Which columns of a table are what; every column not named is a feature.
 
-    `model`, `version`: the names of the model and its version, not columns. `segment_by`: features whose values make
-    the segment (and stay features). A table without a `time` column has no times (they are all 0).
+    `model`, `version`: the names of the model and its version, not columns. `segment_by`: features that make
+    segments, which a table must have. A table without a `time` column has no times (they are all 0).
     """
 
     model: str
@@ -56,7 +56,7 @@ class TableColumns:
         return Shape(
             model=None, fixed_model=self.model, version=None, fixed_version=self.version or None, features="",
             time=self.time, id=self.id, prediction=self.prediction, label=self.label, segment=self.segment,
-            segment_by=self.segment_by, ignore=frozenset(self.ignore),
+            ignore=frozenset(self.ignore),
         )  # fmt: skip
 
     def named(self) -> list[str]:

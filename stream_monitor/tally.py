@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final
@@ -32,13 +33,18 @@ class Tally:
 
     `counts`: `[strata, columns, FIRST_BIN + MAX_BINS]`. The first rows' codes are kept, in order, to measure
     dependence; with `hourly` also the sums of their mid-ranks by hour, to find a rhythm. `memory_share`: of the memory
-    there is for both.
+    there is for both. `joint`: rows by the codes of the columns numbered `together`.
     """
 
-    def __init__(self, reference: Reference, memory_share: float = 1.0, *, hourly: bool = False) -> None:
+    def __init__(
+        self, reference: Reference, memory_share: float = 1.0, *, hourly: bool = False, together: Sequence[int] = ()
+    ) -> None:
         width = len(reference.columns)
         self._columns = reference.columns
-        self._binner = Binner(reference)
+        self._reference = reference
+        self._binner: Binner | None = None
+        self.joint: Counter[tuple[int, ...]] = Counter()
+        self._together = list(together)
         self.counts: Counts = np.zeros((reference.strata, width, FIRST_BIN + MAX_BINS), dtype=np.int64)
         self.rows = self.descents = 0
         self.first_time_ms = self.last_time_ms = 0
@@ -57,18 +63,25 @@ class Tally:
     def add(self, rows: Sequence[Row]) -> None:
         if not rows:
             return
+        if self._binner is None:
+            self._binner = Binner(self._reference)
         coded = self._binner.encode(rows)
-        times = np.fromiter(map(attrgetter("time_ms"), rows), np.int64, len(rows))
-        _count(coded.codes, coded.strata, self.counts)
-        self._add_order(coded.codes, times)
+        self.add_codes(coded.codes, coded.strata, times_of(rows))
+
+    def add_codes(self, codes: Codes, strata: Codes, times: Times) -> None:
+        """Rows coded already, one at least."""
+        _count(codes, strata, self.counts)
+        self._add_order(codes, times)
         if self._kept < self._most_kept:
-            self._codes.append(coded.codes)
-            self._strata.append(coded.strata)
+            self._codes.append(codes)
+            self._strata.append(strata)
             self._times.append(times)
-            self._kept += len(rows)
+            self._kept += len(times)
         if self._ranks is not None:
-            self._add_hours(self._ranks, coded.codes, times // _HOUR_MS)
-        self.rows += len(rows)
+            self._add_hours(self._ranks, codes, times // _HOUR_MS)
+        if self._together:
+            self.joint.update(map(tuple, codes[:, self._together].tolist()))
+        self.rows += len(times)
 
     def _add_order(self, codes: Codes, times: Times) -> None:
         if not self.rows:
@@ -128,6 +141,10 @@ class Tally:
             for i, column in enumerate(self._columns)
         ]
         return times, (repeats / max(self.rows - 1, 1)).tolist()
+
+
+def times_of(rows: Sequence[Row]) -> Times:
+    return np.fromiter(map(attrgetter("time_ms"), rows), np.int64, len(rows))
 
 
 def _rank_table(reference: Reference) -> Floats:

@@ -72,6 +72,11 @@ class Trail:
         codes: npt.NDArray[np.uint8] = self._codes[np.arange(max(first, 0), stop) % FINE, column]
         return codes
 
+    def last(self, rows: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Codes `[rows, columns]` and times of the last rows, `FINE` of them at most and fewer if there were fewer."""
+        slots = np.arange(max(self.rows - min(rows, FINE), 0), self.rows) % FINE
+        return self._codes[slots], self._fine[slots, 3]
+
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
         """The rings, cut to what is filled."""
         return {

@@ -97,6 +97,10 @@ class DetectorSet:
         """The likeliest and the earliest plausible onset of what a signal found, from its column's last rows."""
         return self._evidence.onset(signal, codes, strata)
 
+    def spoken(self, column: int, codes: Codes, strata: Strata) -> tuple[float, dict[str, float]]:
+        """What rows of a column say by themselves: see `Evidence.spoken`."""
+        return self._evidence.spoken(column, codes, strata)
+
     def return_rows(self, columns: list[int]) -> npt.NDArray[np.int64]:
         """The row at which a return to the reference was proved, −1 while it is not; shape of `columns`."""
         return self._evidence.return_row[columns]

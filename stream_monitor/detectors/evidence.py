@@ -161,6 +161,20 @@ class Evidence:
             onset - rows_earlier(steps[:row, best], self.params.onset_slack, gain), int(self._since_row[column])
         )
 
+    def spoken(self, column: int, codes: Codes, strata: Strata) -> tuple[float, dict[str, float]]:
+        """What rows `[rows]` of a column say by themselves, whatever came before: the logarithm of an e-value against
+        the reference (a Bayes factor of all alternatives by their weights), and the log-likelihood ratio of each."""
+        own, layout = self._own(column), self.ratios.layouts[column]
+        weights = self._weights[own].astype(np.float64)
+        usable = np.flatnonzero(weights)
+        if not len(usable) or not len(codes):
+            return 0.0, {}
+        total = self._steps(column, codes, strata).sum(axis=0)[usable]
+        mixed = float(np.logaddexp.reduce(total + np.log(weights[usable] / weights.sum())))
+        return mixed, {
+            layout.alternatives[k].name: ratio for k, ratio in zip(usable.tolist(), total.tolist(), strict=True)
+        }
+
     def _steps(self, column: int, codes: Codes, strata: Strata) -> npt.NDArray[np.float64]:
         """`[rows, alternatives]` log-likelihood ratios."""
         width = int(self.ratios.widths[column])

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -52,10 +53,13 @@ RELEASES: Final[tuple[Release, ...]] = ((wire.OLDEST, wire.OLDEST), (wire.NEWEST
 
 @cache
 def references() -> tuple[Reference, ...]:
-    """Of m (all versions) and n."""
+    """Of m (all versions), and of n, which has segments."""
     values = np.random.default_rng(7).normal(size=1_000).tolist()
     rows = [Row("", "", "", START_MS + i, {"x": x}, None, None, None, 0, i, 0) for i, x in enumerate(values)]
-    return tuple(fit(rows, StreamKey(model), FitOptions(season=Season.NONE, ordered=True)) for model in ("m", "n"))
+    parts = [msgspec.structs.replace(row, features=row.features | {"g": "aab"[i % 3]}) for i, row in enumerate(rows)]
+    plain = FitOptions(season=Season.NONE, ordered=True)
+    by_g = replace(plain, segment_by=("g",), segment_rows=100)
+    return fit(rows, StreamKey("m"), plain), fit(parts, StreamKey("n"), by_g)
 
 
 @cache
@@ -64,7 +68,10 @@ def _warm() -> tuple[Stream, ...]:
     streams = []
     for reference in references():
         stream = StreamFactory(settings()).stream(reference.stream)
-        stream.monitor = stream.new_monitor(stream.key, ReferenceBook.entry(reference, 1))
+        stream.watch(ReferenceBook.entry(reference, 1))
+        for number in range(len(reference.parts)):
+            assert stream.segments is not None
+            stream.segments.monitor(number)
         streams.append(stream)
     return tuple(streams)
 
@@ -202,7 +209,8 @@ class Simulation:
         begin = WARMUP + 20 if model == "w" else 40
         drift = 3.0 if begin <= self._stream_rows[stream] < begin + 40 else 0.0
         self._events_made += 1
-        event: dict[str, Any] = {"model": model, "version": version, "features": {"x": draw.gauss(drift, 1.0)}}
+        features: dict[str, Any] = {"x": draw.gauss(drift, 1.0)} | ({"g": draw.choice("aab")} if model == "n" else {})
+        event: dict[str, Any] = {"model": model, "version": version, "features": features}
         event |= {"id": str(self._events_made), "prediction": draw.random()}
         if draw.random() < 0.1:
             event["label"] = draw.randint(0, 1)

@@ -258,16 +258,23 @@ def test_shuffled_rows_are_declared(run: Run, table: Path, tmp_path: Path) -> No
     assert not load(out.read_bytes()).source.ordered
 
 
-def test_a_reference_for_each_segment(run: Run, table: Path, tmp_path: Path) -> None:
-    out = tmp_path / "references"
-    result = run("reference", "build", table, *COLUMNS, "--segment-by", "region", "--out", f"{out}/")
+def test_a_reference_with_segments(run: Run, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "one.json"
+    result = run("reference", "build", table, *COLUMNS, "--segment-by", "region", "--out", out)
     assert result.code == 0, result.err
-    streams = {load(path.read_bytes()).stream for path in out.iterdir()}
-    assert streams == {("credit-risk", "", "region=EU"), ("credit-risk", "", "region=US")}
-    single = run("reference", "build", table, *COLUMNS, "--segment-by", "region", "--out", tmp_path / "one.json")
-    assert single.code == 2
-    assert "one file cannot hold the references of 2 streams" in single.err
-    assert "give a directory, as --out references/" in single.err
+    reference = load(out.read_bytes())
+    assert (reference.stream, reference.segment_by) == (("credit-risk", "", ""), ["region"])
+    assert [part.name for part in reference.parts] == ["region=EU", "region=US"]
+    assert f"  segment: region=EU, {reference.parts[0].rows:,} rows" in result.out
+    shown = run("reference", "show", out)
+    assert "region=US" in shown.out
+    capped = run("reference", "build", table, *COLUMNS, "--segment-by", "region", "--max-segments", "2", "--out", out)
+    assert "values pooled as `other` for max_segments 2: 1" in capped.out
+    wrong = run("reference", "build", table, *COLUMNS, "--segment-by", "regoin", "--out", out)
+    assert wrong.code != 0
+    assert "regoin" in wrong.err
+    many = run("reference", "build", table, *COLUMNS, "--segment-by", "a,b,c,d", "--out", out)
+    assert "4 features make too many combinations" in many.err
 
 
 def test_events_as_they_come_over_kafka_make_a_reference(run: Run, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_the_example_in_the_full_file_works(tmp_path: Path) -> None:
     example.write_text("\n".join(line[2:] for line in lines[first:last]), encoding="utf-8")
     settings = load(example, needs_kafka=False)
     credit = settings.for_model("credit-risk")
-    assert credit.segment_by == ("region",)
+    assert credit.segment_by == ("region", "plan")
     assert credit.detection.budget_events == 10_000_000
     assert not credit.features.watches("debug.trace")
 

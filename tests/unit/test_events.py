@@ -64,12 +64,6 @@ def test_flat_events_with_a_fixed_model() -> None:
     assert (found.model, found.features, found.prediction, found.time_ms) == ("m", {"age": 1}, 0.5, 7)
 
 
-def test_segments_from_features() -> None:
-    shape = Shape(segment_by=("region", "plan"))
-    assert row(b'{"model":"m","features":{"region":"EU","plan":3}}', shape).segment == "region=EU,plan=3"
-    assert reason(b'{"model":"m","features":{"region":[1]}}', shape) == "bad_segment"
-
-
 @pytest.mark.parametrize(
     "value",
     [
@@ -159,7 +153,7 @@ names = st.sampled_from(["model", "version", "segment", "time", "id", "features"
 
 @given(st.dictionaries(names, json_values) | st.lists(st.dictionaries(names, json_values), max_size=3))
 def test_decoding_never_raises_on_json(document: object) -> None:
-    for found in decode(json.dumps(document).encode(), 0, 0, 0, Shape(segment_by=("a.b",))):
+    for found in decode(json.dumps(document).encode(), 0, 0, 0, Shape()):
         assert isinstance(found, (Row, Reject))
 
 

@@ -24,7 +24,6 @@ SHAPES = (
     Shape(fixed_model="m", version=None),
     Shape(features="", ignore=frozenset({"x"})),
     Shape(features="payload.features"),
-    Shape(segment_by=("x",)),
     Shape(limits=Limits(max_record_bytes=120, max_depth=2, max_events=2, max_features=2)),
 )
 
