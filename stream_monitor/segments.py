@@ -65,13 +65,15 @@ def reference_of(reference: Reference, segment: Segment) -> Reference:
             )
         )  # fmt: skip
     source = msgspec.structs.replace(reference.source, rows=segment.rows)
+    none = msgspec.UNSET
     return msgspec.structs.replace(
         reference,
         segment=segment.name,
         columns=columns,
         source=source,
-        segment_by=msgspec.UNSET,
-        segments=msgspec.UNSET,
+        segment_by=none,
+        segments=none,
+        performance=none,
     )
 
 
