@@ -124,6 +124,15 @@ class PerformanceFact(_Part):
         return f"{self.metric.replace('_', ' ')} {before}{self.value:.3g} ({interval}{limit})"
 
 
+class EstimatedPerformance(_Part):
+    """What the calibrated scores of `n` predictions say about performance without labels: estimates, beside the metrics
+    of training. They hold as long as a score still means what it meant there."""
+
+    metrics: dict[str, float]
+    reference: dict[str, float]
+    n: int
+
+
 class ReferenceShare(_Part):
     """The reference it was compared with: which, how many rows, and the share of each bin."""
 
@@ -206,6 +215,7 @@ class Alert(_Part):
     performance: PerformanceFact | None = None
     gap: Gap | None = None
     segments: Across | None = None
+    estimated_performance: EstimatedPerformance | None = None
 
     @property
     def stream(self) -> StreamKey:

@@ -50,6 +50,11 @@ def replay(
     alerts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the alerts go; else standard output.")
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A table of labels: `id` and one more column; joined on --id.",
+                     show_default=False),
+    ] = None,
     inject: Annotated[
         list[str] | None,
         typer.Option(
@@ -94,7 +99,7 @@ def replay(
         summary = play(
             files, columns=reader.columns, settings=settings, references=references,
             on_alert=lambda alert: _put(sink, alert), on_bad=reader.note, advance=reader.advance,
-            injections=injections,
+            injections=injections, labels=None if labels is None else _labels(labels),
         )  # fmt: skip
     console = Console(stderr=True)
     console.print("\n".join(_report(summary)), highlight=False, soft_wrap=True)
@@ -108,6 +113,22 @@ def load_reference(path: Path) -> Reference:
         return load(path.read_bytes(), name=str(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _labels(path: Path) -> dict[str, object]:
+    """Id → label of a CSV file; raises DataError."""
+    from stream_monitor.tables import TableColumns, read
+
+    found: dict[str, object] = {}
+    for rows in read([path], TableColumns(model="labels", id="id")):
+        for row in rows:
+            if len(row.features) != 1:
+                raise DataError(
+                    f"{path}: has the columns {', '.join(row.features)} beside id; one is wanted: the label"
+                )
+            (label,) = row.features.values()
+            found.setdefault(row.id or "", label)
+    return found
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from stream_monitor.alerts import (
     CurrentShare,
     Detected,
     Effect,
+    EstimatedPerformance,
     EventRef,
     Finding,
     Onset,
@@ -37,6 +38,7 @@ from stream_monitor.detectors.ensemble import DetectorSet
 from stream_monitor.detectors.recovery import REASONS, Reason, Recovery, decide, reopened
 from stream_monitor.detectors.signal import Signal
 from stream_monitor.display import Display
+from stream_monitor.estimate import can_estimate, estimate
 from stream_monitor.heavy import HeavyNames
 from stream_monitor.lifecycle import (
     EXPLANATIONS,
@@ -48,7 +50,7 @@ from stream_monitor.lifecycle import (
     update_due,
 )
 from stream_monitor.outside import Outside
-from stream_monitor.reference import Column, Role, StreamKey
+from stream_monitor.reference import Column, Performance, Role, StreamKey
 from stream_monitor.summary import Description, Recent, describe
 from stream_monitor.trail import FINE, Origin, Trail
 
@@ -345,6 +347,12 @@ class Monitor:
         told = self._told(episode, row, counts)
         episode.direction = told.direction
         text = f"{column.name}: {told.text}"
+        estimated = self._estimated(column, counts)
+        if estimated is not None:
+            now, before = estimated.metrics["estimated_accuracy"], estimated.reference.get("accuracy")
+            text += (
+                f"; estimated accuracy {f'{before:.3g} → ' if before is not None else ''}{now:.3g} (from the scores)"
+            )
         if state is State.RESOLVED:
             text = f"{column.name}: {_RESOLVED.get(reason, reason)}"
         return Alert(
@@ -367,10 +375,21 @@ class Monitor:
                 bins=display.labels, share=display.reference_share,
             ),
             current=CurrentShare(n=int(counts.sum()), share=display.share(counts)),
+            estimated_performance=estimated,
             retrain=Retrain(from_=rfc3339(onset.time_ms), rows=row - episode.onset_row + 1)
             if state is not State.RESOLVED
             else None,
         )  # fmt: skip
+
+    def _estimated(self, column: Column, counts: npt.NDArray[np.int64]) -> EstimatedPerformance | None:
+        """Of a drifted score: how good predictions probably are, as long as no label says it."""
+        performance = self.entry.reference.performance
+        if not isinstance(performance, Performance) or not can_estimate(column, performance):
+            return None
+        found = estimate(column, performance, counts)
+        if found is None:
+            return None
+        return EstimatedPerformance(metrics=found.metrics, reference=performance.metrics, n=found.n)
 
     def _recent(self, episode: Episode, row: int) -> Recent:
         """What a description may cite of the rows since the onset, beside their counts."""

@@ -7,9 +7,12 @@ alerts, ids included, are those of a worker on a topic with one partition.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from stream_monitor.alerts import Alert, State
 from stream_monitor.batch import Batch, RawBatch
@@ -20,6 +23,8 @@ from stream_monitor.encode import Binner
 from stream_monitor.encode_stage import binner_of, categorical, route
 from stream_monitor.events import Reject, Row, Shape
 from stream_monitor.inject import Injection, Injector, check
+from stream_monitor.model import Model
+from stream_monitor.ordering import OutcomeRun
 from stream_monitor.privacy import veil_of
 from stream_monitor.reference import Reference, StreamKey
 from stream_monitor.stream import Stream
@@ -98,6 +103,7 @@ class Replay:
         self._veil = veil_of(settings)
         self._book = ReferenceBook(self._veil)
         self._streams: dict[StreamKey, Stream] = {}
+        self._models: dict[str, Model] = {}
         self._binners: dict[str, Binner] = {}
         for reference in references:
             epoch = self._book.newest_epoch(reference.stream)
@@ -126,7 +132,8 @@ class Replay:
         if self._injector.injections:
             rows = self._inject(key, rows, told)
         places = {(row.offset, row.index): told.rows + i for i, row in enumerate(rows)}
-        outcome = stream.feed(self._batch(key, rows), self._book)
+        batch = self._batch(key, rows)
+        outcome = stream.feed(batch, self._book)
         told.rows += outcome.fed
         if outcome.failed:
             told.failed = outcome.failed
@@ -140,6 +147,16 @@ class Replay:
             if alert.stream != key:
                 continue
             self._find(key, alert, places.get((alert.detected.offset, alert.detected.index), told.rows))
+        self._judge(told, batch)
+
+    def _judge(self, told: StreamSummary, batch: Batch) -> None:
+        """What the labels within the events say about the predictions."""
+        run = OutcomeRun.of(batch, with_ids=False)
+        if run is None:
+            return
+        model = self._models.setdefault(run.stream.model, self._factory.model(run.stream.model))
+        for alert in model.feed([run], [], self._book):
+            self._tell(told, alert)
 
     def _segment(self, key: StreamKey, whole: Stream) -> StreamSummary:
         """What is told of a segment; one that had no alert is not told of."""
@@ -194,6 +211,12 @@ class Replay:
         self._on_alert(alert)
 
 
+def _labelled(row: Row, labels: Mapping[str, Any]) -> Row:
+    """The row with the label of its id, where it has none of its own."""
+    label = labels.get(row.id) if row.id is not None and row.label is None else None
+    return row if label is None else msgspec.structs.replace(row, label=label)
+
+
 def replay(
     paths: Sequence[Path],
     *,
@@ -204,8 +227,11 @@ def replay(
     on_bad: Callable[[BadLine], None] = lambda _: None,
     advance: Callable[[int], None] = lambda _: None,
     injections: Sequence[Injection] = (),
+    labels: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Play files, in the order given, through the core; see `tables.read` for `columns` and `advance`.
+
+    `labels`: id → label, as if it had come with the event.
 
     A line that is no event is counted as a reject and told to `on_bad`. Raises DataError for an unreadable file, and
     ConfigError for injections that the references cannot take.
@@ -219,5 +245,5 @@ def replay(
         on_bad(bad)
 
     for rows in read(paths, columns, on_bad=count, advance=advance):
-        replayed.feed(rows)
+        replayed.feed(rows if labels is None else [_labelled(row, labels) for row in rows])
     return replayed.summary

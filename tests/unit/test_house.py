@@ -12,9 +12,10 @@ import stream_monitor
 ROOT = Path(stream_monitor.__file__).parent
 PURE = (
     "alerts", "baseline", "batch", "bets", "binning", "book", "codes", "collected", "dependence", "discover",
-    "display", "encode", "events", "features", "fit", "gaps", "heavy", "inject", "labels", "lifecycle", "merge",
-    "model", "model_state", "monitor", "outcomes", "outside", "performance", "reference", "scoring", "scoring_state",
-    "season", "signatures", "silence", "state", "stream", "streams", "summary", "topics", "trail", "waiting", "wire",
+    "display", "encode", "estimate", "events", "features", "fit", "gaps", "heavy", "inject", "labels", "lifecycle",
+    "merge", "model", "model_state", "monitor", "outcomes", "outside", "performance", "reference", "scoring",
+    "scoring_state", "season", "signatures", "silence", "state", "stream", "streams", "summary", "topics", "trail",
+    "waiting", "wire",
 )  # fmt: skip
 WORLDLY = {
     "asyncio", "kafka", "logging", "os", "pathlib", "random", "requests", "select", "socket", "structlog",
