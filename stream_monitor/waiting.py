@@ -5,7 +5,8 @@ addressing, linear probing). Several versions of a model may have predicted the 
 chain, and a label joins them all. The *first* label of an id counts; later ones are told apart as repetitions and
 corrections, and change nothing.
 
-What an entry costs in memory and in state is measured by `benchmarks/waiting.py`.
+Measured by `benchmarks/waiting.py`: an entry costs 83 bytes of memory where a million wait, and 60 of state, 18 more
+once it has its label.
 """
 
 from __future__ import annotations
