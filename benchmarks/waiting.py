@@ -1,6 +1,6 @@
 """What predictions that wait for labels cost: memory, state, and time, by how many there are.
 
-    python -m benchmarks.waiting [ROWS …]        (default 100,000 and 1,000,000)
+python -m benchmarks.waiting [ROWS …]        (default 100,000 and 1,000,000)
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ def measure(rows: int) -> str:
     restoring_s = time.perf_counter() - started_s
     assert not restored.lost
     return (
-        f"{rows:,} waiting: {memory:.0f} bytes of memory and {state:.0f} of state each, {joined:.0f} more once joined; "
-        f"{1e6 * waiting_s / rows:.2f} µs to wait, {1e6 * joining_s / rows:.2f} µs to join, {restoring_s:.1f} s to restore"
+        f"{rows:,} waiting: {memory:.0f} bytes of memory and {state:.0f} of state each, "
+        f"{joined:.0f} more once joined; "
+        f"{1e6 * waiting_s / rows:.2f} µs to wait, {1e6 * joining_s / rows:.2f} µs to join, "
+        f"{restoring_s:.1f} s to restore"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -124,10 +125,11 @@ def joined(parts: Sequence[Values]) -> Values:
 def values_of(raw: Sequence[Any], names: dict[str, int]) -> Values:
     """Raw values → numbers and categories; new names are added to `names`."""
     kinds = set(map(type, raw))
-    if kinds <= {float, type(None)}:  # the common case
-        numbers = np.array(raw, dtype=np.float64)  # None becomes NaN
-        numbers[~np.isfinite(numbers)] = math.nan
-        return Values(numbers, np.full(len(raw), NO_NAME, dtype=np.int16))
+    if kinds <= {float, int, bool, type(None)}:  # the common case
+        with suppress(OverflowError):  # an integer that no float can hold: one by one, below
+            numbers = np.array(raw, dtype=np.float64)  # None becomes NaN
+            numbers[~np.isfinite(numbers)] = math.nan
+            return Values(numbers, np.full(len(raw), NO_NAME, dtype=np.int16))
     found = [value_of(value) for value in raw]
     places = [NO_NAME if name is None else _place(name, names) for _, name in found]
     return Values(np.array([number for number, _ in found]), np.array(places, dtype=np.int16))

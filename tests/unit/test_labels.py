@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from stream_monitor.errors import WireError
 from stream_monitor.events import REASONS, Reject
 from stream_monitor.labels import Label, LabelBatch, LabelShape, decode_label_batch, decode_labels, encode_labels
-from stream_monitor.outcomes import NO_NAME, Outcomes, value_of
+from stream_monitor.outcomes import NO_NAME, Outcomes, value_of, values_of
 from tests.unit import world
 
 
@@ -122,3 +123,13 @@ def _replaced(row: object, prediction: object, label: object, identity: str):  #
 def test_odd_values_are_no_error(value: object) -> None:
     number, _ = value_of(value)
     assert number != float("inf")
+
+
+def test_a_run_of_values_is_each_of_them() -> None:
+    plain = [1, 0.5, True, None, float("nan"), float("inf"), False, -(2**62)]
+    for raw in (plain, [*plain, 10**400], [*plain, "paid", "7"]):
+        names: dict[str, int] = {}
+        found = values_of(raw, names)
+        each = [value_of(value) for value in raw]
+        np.testing.assert_array_equal(found.number, [number for number, _ in each])
+        assert [None if i == NO_NAME else list(names)[i] for i in found.name] == [name for _, name in each]
