@@ -29,6 +29,7 @@ from stream_monitor.trail import Origin
 
 PERIOD_MS: Final = 14 * 86_400_000
 """The longest pause is remembered over this period and the one before: long enough for weekends and holidays."""
+LATEST_MS: Final = 253_402_300_799_999
 LEARN_MS: Final = 86_400_000
 """A rhythm is known after a day: the first night must not look like a silence."""
 
@@ -62,7 +63,8 @@ class Rhythm(msgspec.Struct):
 
     def see(self, times_ms: npt.NDArray[np.int64], last: Origin) -> None:
         """Rows came, at these merge times, in the order they were fed."""
-        times = np.maximum.accumulate(np.concatenate(([self.last_ms], times_ms)))
+        bounded = np.clip(times_ms, 0, LATEST_MS)  # a hostile batch may hold any number
+        times = np.maximum.accumulate(np.concatenate(([self.last_ms], bounded)))
         pauses, periods = np.diff(times), times[1:] // PERIOD_MS
         for period in np.unique(periods).tolist():
             if period != self.period:

@@ -18,7 +18,7 @@ from stream_monitor.limits import UNBORN, Birth, WarmupBudget, weight
 from stream_monitor.monitor import Monitor
 from stream_monitor.reference import Reference, Segment, StreamKey
 from stream_monitor.segmented import Segmented
-from stream_monitor.silence import PERIOD_MS, Rhythm, come_back, fall_silent
+from stream_monitor.silence import LATEST_MS, PERIOD_MS, Rhythm, come_back, fall_silent
 from stream_monitor.silence import Policy as Silence
 from stream_monitor.trail import Origin
 
@@ -80,7 +80,7 @@ class Stream:
     def _hear(self, batch: Batch, outcome: Outcome) -> None:
         """Rows came: the rhythm is learned, and a silence ends."""
         origins = batch.origins if isinstance(batch, CodedBatch) else Origins.of(batch.rows)
-        first_ms = int(origins.record_ms[0])
+        first_ms = min(max(int(origins.record_ms[0]), 0), LATEST_MS)
         if self.rhythm is None:
             self.rhythm = Rhythm(first_ms, first_ms, (0, 0, 0, 0), first_ms // PERIOD_MS)
         if self.rhythm.silent:

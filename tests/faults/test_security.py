@@ -86,8 +86,6 @@ def fort(kafka: KafkaNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         f"listener.name.sasl.scram-sha-512.{jaas}": f"{security}.scram.ScramLoginModule required;",
         f"listener.name.sasl.oauthbearer.{jaas}":
             f'{security}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";',
-        # The client can miss a refusal when the connection is closed right behind it; the default is 0.1 s.
-        "connection.failed.authentication.delay.ms": "5000",
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",  # the test itself and the node's own listeners, in the clear on loopback
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import subprocess
 import sys
 import threading
@@ -10,9 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, errors
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 from scripts.kafka_node import KafkaCluster, KafkaNode, free_port
 from stream_monitor.broker.kafka import KafkaBroker, KafkaSettings
@@ -68,6 +71,22 @@ def test_secrets_are_not_in_what_settings_print() -> None:
     settings = KafkaSettings(("b:1",), sasl_password="hush", ssl_password="hush")
     assert "hush" not in f"{settings!r} {settings.common()!r} {settings.producing('p')!r}"
     assert settings.common()["sasl_plain_password"] == "hush"
+
+
+def test_an_answer_is_read_before_the_end_of_its_connection() -> None:
+    """A broker that refuses a login answers and closes; both may be there before the client looks."""
+    for kind in (KafkaTCPTransport, KafkaSSLTransport):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        transport: Any = object.__new__(type("Bare", (kind,), {"__str__": lambda _: "a transport"}))
+        transport._sock = ours
+        theirs.sendall(b"refused")
+        theirs.close()
+        assert transport._sock_recv() == (b"refused", None)
+        data, error = transport._sock_recv()
+        assert data == b""
+        assert isinstance(error, Exception)
+        ours.close()
 
 
 @pytest.mark.kafka

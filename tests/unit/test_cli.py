@@ -217,7 +217,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
 
 def test_topics_are_created_once(run: Run, broker: MemoryBroker, minimal: Path) -> None:
     dry = run("topics", "create", "--config", minimal, "--dry-run", "--with-predictions", 6)
-    assert dry.out.count("to create ") == 6
+    assert dry.out.count("to create ") == 7
     assert not broker.topics(["predictions"])
     made = run("topics", "create", "--config", minimal, "--with-predictions", 6)
     assert made.code == 0
@@ -494,8 +494,8 @@ def test_a_run_waits_for_kafka_beats_and_ends_on_sigterm(tmp_path: Path) -> None
     command = [sys.executable, "-m", "stream_monitor", "run"]
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        first = json.loads(process.stderr.readline())
-        assert first["event"] == "broker unreachable, trying again"
+        told = [json.loads(process.stderr.readline())["event"] for _ in range(2)]
+        assert told == ["connecting", "broker unreachable, trying again"]
         assert beat.exists()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
