@@ -87,7 +87,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     watched: Watched | None = None
     chunks: int = 0
     birth: Birth | msgspec.UnsetType = msgspec.UNSET
-    rhythm: Rhythm | None = None
+    rhythm: Rhythm | msgspec.UnsetType = msgspec.UNSET
     segments: dict[str, Watched] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -194,7 +194,7 @@ def save(
 def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snapshot:
     monitor = stream.monitor
     if monitor is None:
-        return Snapshot(*stream.key, stamp, released_ms, None, chunks, _birth(stream), stream.rhythm)
+        return Snapshot(*stream.key, stamp, released_ms, None, chunks, _birth(stream), stream.rhythm or msgspec.UNSET)
     monitors = stream.segments.monitors if stream.segments is not None else {}
     segments = {name: pack_monitor(monitors[name]) for name in sorted(monitors)}
     return Snapshot(*stream.key, stamp, released_ms, pack_monitor(monitor), chunks, _birth(stream), stream.rhythm,
@@ -281,7 +281,7 @@ def restore(stream: Stream, parts: dict[str, dict[int, bytes]], book: ReferenceB
     if snapshot.birth is not msgspec.UNSET and snapshot.birth.sound:
         stream.birth = snapshot.birth
     try:
-        stream.rhythm = _checked(snapshot.rhythm)
+        stream.rhythm = _checked(snapshot.rhythm or None)
         if snapshot.watched is not None:
             _restore_watched(stream, snapshot, book, restored)
         else:
