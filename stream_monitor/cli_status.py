@@ -10,6 +10,9 @@ import typer
 
 from stream_monitor.cli_common import ConfigOption, Verbose, broker_of, prepare
 
+WIDTH = 160
+"""A narrower terminal wraps whole lines; a table squeezed into it would show nothing."""
+
 
 def status(
     config: ConfigOption = None,
@@ -31,6 +34,7 @@ def status(
         typer.echo(json.dumps(records, indent=2, ensure_ascii=False))
         return
     console = Console()
+    console.width = max(console.width, WIDTH)
     console.print(table([record for record in records if record["type"] == "stream"]))
     for record in records:
         if record["type"] == "new_version":
@@ -46,7 +50,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> Any:
     found = Table(*(title for title, _ in _COLUMNS), box=None, pad_edge=False)
     for column, (_, right) in zip(found.columns, _COLUMNS, strict=True):
         column.justify = "right" if right else "left"
-        column.no_wrap = right
+        column.no_wrap = right or column.header == "stream"
     for record in records:
         found.add_row(*_row(record))
     return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
 import pytest
 
-from stream_monitor import status
+from stream_monitor import cli, status
 from stream_monitor.alerts import rfc3339
 from stream_monitor.broker.protocol import Message
 from stream_monitor.cli_status import table
@@ -149,3 +150,23 @@ def test_the_table() -> None:
 def test_a_missing_topic_is_said() -> None:
     with pytest.raises(TopicMismatch, match="topics create"):
         status.read(World().broker, "nothing.status")
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    world = World(partitions=1, references=[reference()])
+    worker = world.worker()
+    batch = versions(2, each=50)
+    topic = world.base.topics.predictions
+    world.broker.append([Message(topic, None, event(row), 0, timestamp_ms=row.time_ms) for row in batch])
+    world.settle(worker)
+    worker.close()
+    monkeypatch.setenv("STREAM_MONITOR_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setattr("stream_monitor.cli_status.broker_of", lambda _: nullcontext(world.broker))
+    capsys.readouterr()
+    cli.app(["status", "--json"], standalone_mode=False)
+    shown = orjson.loads(capsys.readouterr().out)
+    assert [each["type"] for each in shown] == ["new_version", "stream", "stream"]
+    cli.app(["status"], standalone_mode=False)
+    text = capsys.readouterr().out
+    assert "m/v0" in text
+    assert "new version v1 of m since" in text
