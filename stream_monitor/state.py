@@ -194,7 +194,7 @@ def save(
 def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snapshot:
     monitor = stream.monitor
     if monitor is None:
-        return Snapshot(*stream.key, stamp, released_ms, None, chunks, _birth(stream), stream.rhythm or msgspec.UNSET)
+        return Snapshot(*stream.key, stamp, released_ms, None, chunks, _birth(stream), _rhythm(stream))
     monitors = stream.segments.monitors if stream.segments is not None else {}
     segments = {name: pack_monitor(monitors[name]) for name in sorted(monitors)}
     return Snapshot(*stream.key, stamp, released_ms, pack_monitor(monitor), chunks, _birth(stream), stream.rhythm,
@@ -204,6 +204,11 @@ def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snap
 def _birth(stream: Stream) -> Birth | msgspec.UnsetType:
     """Left out where it is not known, as by a release that did not note it."""
     return stream.birth if stream.birth != UNBORN else msgspec.UNSET
+
+
+def _rhythm(stream: Stream) -> Rhythm | msgspec.UnsetType:
+    """Left out while no row has come."""
+    return stream.rhythm if stream.rhythm is not None else msgspec.UNSET
 
 
 def pack_monitor(monitor: Monitor) -> Watched:
