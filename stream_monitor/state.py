@@ -197,7 +197,7 @@ def _snapshot(stream: Stream, stamp: int, released_ms: int, chunks: int) -> Snap
         return Snapshot(*stream.key, stamp, released_ms, None, chunks, _birth(stream), _rhythm(stream))
     monitors = stream.segments.monitors if stream.segments is not None else {}
     segments = {name: pack_monitor(monitors[name]) for name in sorted(monitors)}
-    return Snapshot(*stream.key, stamp, released_ms, pack_monitor(monitor), chunks, _birth(stream), stream.rhythm,
+    return Snapshot(*stream.key, stamp, released_ms, pack_monitor(monitor), chunks, _birth(stream), _rhythm(stream),
                     segments or msgspec.UNSET)  # fmt: skip
 
 
