@@ -42,18 +42,21 @@ class SegmentTally:
         """The segments with their counts. `kept`: by column the codes that the finished reference still has. `new`: by
         column the share of `other` rows whose name was new to all rows before. A segment without rows in a stratum has
         nothing to be compared with there: it is left out, and so are the smallest ones a document has no room for."""
-        built = []
+        built, empty, surplus = [], 0, 0  # notes name no values: those may be private
         for segment, tally in zip(self._segments, self._tallies, strict=True):
-            if not tally.counts[:, 0].sum(axis=1).all():
-                notes.append(f"segment {segment.name}: not watched, it has no rows in some hours of the season")
-                continue
-            built.append(self._one(segment, tally, kept, new, ordered=ordered, by_time=by_time))
+            if tally.counts[:, 0].sum(axis=1).all():
+                built.append(self._one(segment, tally, kept, new, ordered=ordered, by_time=by_time))
+            else:
+                empty += 1
         room = MAX_DOCUMENT_BYTES - len(whole.to_json()) - 65_536
         sizes = {id(segment): len(msgspec.json.encode(segment)) for segment in built}
         while built and sum(sizes[id(segment)] for segment in built) > room:
-            smallest = min(built, key=lambda segment: (segment.rows, segment.name))
-            notes.append(f"segment {smallest.name}: not watched, the document has no room for it")
-            built.remove(smallest)
+            built.remove(min(built, key=lambda segment: (segment.rows, segment.name)))
+            surplus += 1
+        if empty:
+            notes.append(f"segments: not watched, having no rows in some hours of the season: {empty}")
+        if surplus:
+            notes.append(f"segments: not watched, the document having no room for them: {surplus}")
         return built
 
     def _one(self, segment: Segment, tally: Tally, kept: Sequence[Kept], new: Mapping[int, float], *, ordered: bool,

@@ -181,7 +181,7 @@ class Simulation:
         assert topic is not None
         partitions = len(self._broker.partitions([topic]))
         messages = []
-        for _ in range(count if self._unlabelled else 0):
+        for _ in range(min(count, len(self._unlabelled))):
             identity, model, prediction = draw.choice(self._unlabelled)
             kind = draw.random()
             if kind < 0.05:

@@ -24,6 +24,7 @@ from stream_monitor.encode_stage import EncodeCounts, Encoder, route
 from stream_monitor.errors import ReferenceInvalid
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, build_references, fit
+from stream_monitor.privacy import Veil
 from stream_monitor.reference import Reference, Season, Segment, StreamKey, load
 from stream_monitor.segments import Router, levels, reference_of, segment_budget, whole_budget
 from stream_monitor.stream import Stream
@@ -157,6 +158,30 @@ def test_a_reference_without_segments_has_the_digest_it_always_had() -> None:
     assert b'"segments"' not in plain().to_json()
     assert load(plain().to_json()).digest() == plain().digest()
     assert load(reference().to_json()) == reference()
+
+
+def test_segments_of_a_private_reference_go_by_pseudonyms() -> None:
+    veil = Veil(b"0123456789abcdef0123456789abcdef")
+    private = load(veil.reference(reference()).to_json())
+    assert not any(region.encode() in private.to_json() for region in ("=EU", '"EU"', "pro"))
+    given = rows(500, 11)
+    plain_codes = Binner(reference()).encode(given).codes
+    veiled_codes = Binner(private, veil.category).encode([veil.row(row) for row in given]).codes
+    plainly, privately = Router(reference()).split(plain_codes), Router(private).split(veiled_codes)
+    assert [(n, own.tolist()) for n, own in privately] == [(n, own.tolist()) for n, own in plainly]
+
+
+def test_a_segment_that_some_hours_lack_is_left_out_and_not_named() -> None:
+    by_day = []
+    for i, row in enumerate(rows(8_000, 1)):
+        time_ms = 1_700_000_000_000 + i * 60_000
+        asleep = row.features["region"] == "AS" and time_ms // 3_600_000 % 24 < 12
+        features = row.features | ({"region": "US"} if asleep else {})
+        by_day.append(msgspec.structs.replace(row, time_ms=time_ms, features=features))
+    found = fit(by_day, KEY, replace(OPTIONS, season=Season.HOUR_OF_DAY, segment_by=("region",), segment_rows=20))
+    assert found.strata > 1
+    assert "region=AS" not in [part.name for part in found.parts]
+    assert "segments: not watched, having no rows in some hours of the season: 1" in found.source.notes
 
 
 def test_building_from_files_gives_the_same_segments() -> None:
