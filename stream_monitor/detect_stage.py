@@ -57,6 +57,8 @@ log = structlog.get_logger()
 STAGE: Final = "detect"
 LATE: Final = 2**62
 TICKS_COMMIT_S: Final = 5.0
+ROWS_A_STEP: Final = 50_000
+"""Rows watched in one step, give or take what one tick releases: a poll may bring many minutes of work."""
 RESTORE_LOG_S: Final = 5.0
 DROPPED_LOG_S: Final = 60.0
 STATUS_AT_ONCE: Final = 200
@@ -228,6 +230,8 @@ class DetectStage:
         self._ownership = Ownership(broker, self._consumer, group, [settings.topics.codes])
         self._held: dict[TopicPartition, Held] = {}
         self._restoring: dict[TopicPartition, Restoring] = {}
+        self._unread_records: dict[TopicPartition, deque[Record]] = {}
+        self._paused: set[TopicPartition] = set()
         self._building: dict[TopicPartition, Held] = {}
         self._alerts: list[tuple[TopicPartition, Alert]] = []
         self._learned: list[Reference] = []
@@ -248,18 +252,38 @@ class DetectStage:
     def step(self, timeout_s: float, now_s: float) -> bool:
         """Poll, apply rebalances, restore, detect, commit when due; whether there was anything to do."""
         self._earn(now_s)
-        polled = self._consumer.poll(0.0 if self._restoring else timeout_s)
+        polled = self._consumer.poll(0.0 if self._restoring or self._unread_records else timeout_s)
         self._apply_rebalance(polled)
         self._go_on_restoring(now_s)
         self._ownership.look(now_s)
         for partition, records in polled.records.items():
-            held = self._held[partition]
-            for record in records:
-                self._read(partition, held, record)
+            self._unread_records.setdefault(partition, deque()).extend(records)
+        self._read_some()
         self._tell_dropped(now_s)
         if self._urgent or self._interval_over(now_s):
             self._commit(now_s, everything=False)
-        return bool(polled.records) or bool(self._restoring)
+        return bool(polled.records) or bool(self._restoring) or bool(self._unread_records)
+
+    def _read_some(self) -> None:
+        """Read what was polled, up to so many rows: one poll can bring more than can be watched before the group gives
+        up on this member, and before a commit is due. The rest waits, and its partitions are paused meanwhile."""
+        most = self.counts.rows + ROWS_A_STEP
+        while self._unread_records and self.counts.rows < most:
+            partition, records = next(iter(self._unread_records.items()))
+            self._read(partition, self._held[partition], records.popleft())
+            if not records:
+                del self._unread_records[partition]
+        waiting = set(self._unread_records)
+        if waiting - self._paused:
+            self._consumer.pause(waiting - self._paused)
+        if self._paused - waiting:
+            self._consumer.resume(self._paused - waiting)
+        self._paused = waiting
+
+    def _next_offset(self, partition: TopicPartition) -> int:
+        """The offset of the next record to be read."""
+        records = self._unread_records.get(partition)
+        return records[0].offset if records else self._consumer.position(partition)
 
     @property
     def idle(self) -> bool:
@@ -274,7 +298,7 @@ class DetectStage:
 
     def _unread(self, partition: TopicPartition) -> bool:
         end = self._consumer.end_seen(partition)
-        return end is None or self._consumer.position(partition) < end
+        return end is None or self._next_offset(partition) < end
 
     def levels(self) -> DetectLevels:
         watched = [tracked.stream for held in self._held.values() for tracked in held.streams.values()]
@@ -328,6 +352,8 @@ class DetectStage:
             self._held.pop(partition, None)
             self._building.pop(partition, None)
             self._gaps.pop(partition, None)
+            self._unread_records.pop(partition, None)
+            self._paused.discard(partition)
             restoring = self._restoring.pop(partition, None)
             if restoring is not None:
                 restoring.reader.close()
@@ -457,6 +483,8 @@ class DetectStage:
 
     def _on_gap(self, partitions: Collection[TopicPartition]) -> None:
         for partition, (first, end) in self._consumer.bounds(partitions).items():
+            for record in self._unread_records.pop(partition, ()):  # what stands before the gap
+                self._read(partition, self._held[partition], record)
             position = self._consumer.position(partition)
             gap = gaps.find(partition.topic, partition.partition, position, gaps.Bounds(first, end))
             log.error("gap: the stored position is not in the log any more", topic=gap.topic, partition=gap.partition,
@@ -780,7 +808,7 @@ class DetectStage:
         """Where a restored partition has to read on: at the first record with rows unsaved or still waiting."""
         held = self._held[partition]
         unsaved = (at for subject in held.due if (at := held.tracked(subject).unsaved_from) is not None)
-        return min(chain(unsaved, held.first_waiting()), default=self._consumer.position(partition))
+        return min(chain(unsaved, held.first_waiting()), default=self._next_offset(partition))
 
     def _clock_message(self, partition: TopicPartition, offset: int) -> Message:
         """The clock as of the committed offset; later ticks will be read again."""

@@ -29,6 +29,7 @@ from stream_monitor.ordering import is_tick
 from stream_monitor.publish import publish
 from stream_monitor.topics import specs
 from tests.faults.oracle import Committed, RowId, differences
+from tests.faults.outside import Shown, look
 from tests.faults.process import main
 from tests.unit import world
 
@@ -96,6 +97,7 @@ class Arena:
                       "max_poll_interval_ms": 10_000, "max_poll_records": 500, "request_timeout_ms": 4_000,
                       "delivery_timeout_ms": 4_500, "transaction_timeout_ms": 5_000},
             "group": self.name,
+            "http": {"host": "127.0.0.1", "port": 0},
             "topics": {"predictions": f"{self.name}.predictions", "alerts": f"{self.name}.alerts", "partitions": 4},
             "worker": {"commit_interval_s": 0.2, "state_bytes_per_s": 100_000},
             "detection": {"budget_events": 100_000, "warmup_events": 500},
@@ -205,6 +207,27 @@ class Arena:
                 assert code in self.restart_on, f"{instance} ended with {code}:\n{self.tail(instance)}"
                 self.start(instance)
 
+    def shown(self, instance: str) -> Shown:
+        """What a worker shows of itself."""
+        return look(self.log_of(instance))
+
+    def await_truth(self) -> None:
+        """Until every worker is ready, and together they hold everything and show the lag there is: none."""
+        topics = self.settings.topics
+        wanted = {"encode": len(self.partitions(topics.predictions)), "detect": len(self.partitions(topics.codes))}
+
+        def truthful() -> bool:
+            self.tend()
+            shown = [self.shown(instance) for instance in self.workers]
+            held = {s: sum(each.total("stream_monitor_partitions", stage=s) for each in shown) for s in wanted}
+            lag = sum(each.total("stream_monitor_lag_records", stage="encode") for each in shown)
+            return all(each.ready and each.alive for each in shown) and held == wanted and lag == 0
+
+        def told() -> str:
+            return "\n".join(f"{name}: {self.shown(name)}" for name in self.workers)
+
+        await_(truthful, "the workers show that they are ready, hold everything and are not behind", on_failure=told)
+
     def work_for(self, seconds: float) -> None:
         """Let the workers work, and start those again that end."""
         deadline_s = time.monotonic() + seconds
@@ -295,6 +318,7 @@ class Arena:
         """Stop in order and compare everything; what was committed, for further questions."""
         self.rest()
         self.await_caught_up()
+        self.await_truth()
         # A worker that stops in the middle of a rebalance does not commit: let the group settle.
         time.sleep(1.0)
         assert set(self.stop().values()) <= {0}

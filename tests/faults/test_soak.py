@@ -159,6 +159,7 @@ def _soak(field: Arena, wire: Wire, report: Report) -> None:
     loaded_s = time.monotonic() - started_s
     await_(lambda: _caught_up(field, orders), "the workers catch up", PATIENCE_S, field.tails)
     behind_s = time.monotonic() - started_s - loaded_s
+    field.await_truth()
     field.work_for(2.0)
     gauges.stop()
     assert set(field.stop().values()) <= {0}

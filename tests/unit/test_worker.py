@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from stream_monitor import encode_stage
+from stream_monitor import detect_stage, encode_stage
 from stream_monitor.broker.protocol import COMMIT_STEPS, Message, TopicPartition
 from stream_monitor.encode_stage import EncodeStage
 from stream_monitor.errors import TopicMismatch, TransactionAborted
@@ -277,3 +277,38 @@ def test_what_waits_to_be_encoded_is_bounded_in_bytes(monkeypatch: pytest.Monkey
     assert 0 < most <= 2_000_000 + 5 * len(value)
     assert most_pending <= 1_048_576 + len(value)
     assert stage.counts.rows == 400
+
+
+def test_a_step_watches_so_many_rows_and_commits_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One poll may bring more than can be watched before the group gives up on a member, which would begin anew."""
+    monkeypatch.setattr(detect_stage, "ROWS_A_STEP", 500)
+    world = World(partitions=1, references=[REFERENCE])
+    encoder = world.worker("a", frozenset({"encode"}))
+    batch = rows(8_000, drift_at=4_000)
+    for start in range(0, 8_000, 200):
+        world.write(batch[start : start + 200])
+        world.turn(encoder, step_s=1.1, rounds=2)
+    group, codes = f"{world.base.group}-detect", world.broker.partitions([world.base.topics.codes])
+
+    def committed() -> int:
+        return sum(offset or 0 for offset in world.broker.group_offsets(group, codes).values())
+
+    offsets = []
+    for _ in range(40):  # each life ends, by a kill, after a few steps: it has to get on nevertheless
+        detector = world.worker("b", frozenset({"detect"}))
+        stage = detector.detect
+        assert stage is not None
+        for _ in range(5):
+            before = stage.counts.rows
+            world.turn(detector, step_s=1.1)
+            assert stage.counts.rows - before < 500 + 400
+        detector.abandon()
+        offsets.append(committed())
+        if offsets[-1] == offsets[0] and len(offsets) > 1:
+            raise AssertionError("nothing is committed")
+        if len(offsets) > 1 and offsets[-1] == offsets[-2]:
+            break
+    detector = world.worker("b", frozenset({"detect"}))
+    world.settle(encoder, detector)
+    detector.close()
+    assert [alert["id"] for alert in world.alerts()] == replayed(world.base, [REFERENCE], batch, lambda _: 700)
