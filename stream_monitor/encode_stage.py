@@ -283,6 +283,7 @@ class EncodeStage:
         self._paused: set[TopicPartition] = set()
         self._throttled = False
         self._lag = 0
+        self._ends: dict[TopicPartition, int] = {}
         self._observe_commit = observe_commit
         self._last_commit_s = 0.0
         self._last_lag_check_s = 0.0
@@ -326,7 +327,7 @@ class EncodeStage:
         return {partition for partition in self._consumer.assignment() if not self._is_labels(partition)}
 
     def levels(self) -> EncodeLevels:
-        return EncodeLevels(lag_of(self._consumer), self._lag, self._throttled)
+        return EncodeLevels(lag_of(self._consumer, self._ends), self._lag, self._throttled)
 
     def readiness(self) -> tuple[bool, str]:
         """Whether the group counts on this member, and why not."""
@@ -436,6 +437,8 @@ class EncodeStage:
         if now_s - self._last_lag_check_s >= LAG_CHECK_S:
             self._last_lag_check_s = now_s
             self._lag = self._codes_lag()
+            # Nothing is fetched from what is paused, so its end would not be heard of.
+            self._ends = {partition: end for partition, (_, end) in self._consumer.bounds(self._paused).items()}
         throttled = self._lag > (most // 4 if self._throttled else most // 2)
         if throttled != self._throttled:
             log.warning("encoding held back" if throttled else "encoding goes on", codes_lag=self._lag)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Final
 
 from stream_monitor.broker.protocol import Consumer, TopicPartition
 
 ObserveCommit = Callable[[str, float], None]
 """Called with the stage's name and the seconds that a transaction took, committed or not."""
+
+
+NOTHING: Final[Mapping[TopicPartition, int]] = MappingProxyType({})
 
 
 def unobserved(_stage: str, _seconds: float) -> None:
@@ -25,11 +30,11 @@ def timed(observe: ObserveCommit, stage: str) -> Iterator[None]:
         observe(stage, time.perf_counter() - started_s)
 
 
-def lag_of(consumer: Consumer) -> dict[TopicPartition, int]:
-    """Partition held → records not yet read, of the partitions whose end a fetch has told."""
+def lag_of(consumer: Consumer, asked: Mapping[TopicPartition, int] = NOTHING) -> dict[TopicPartition, int]:
+    """Partition held → records not yet read, of the partitions whose end a fetch has told, or is in `asked`."""
     lags = {}
     for partition in sorted(consumer.assignment()):
-        end = consumer.end_seen(partition)
-        if end is not None:
-            lags[partition] = max(0, end - consumer.position(partition))
+        ends = [end for end in (consumer.end_seen(partition), asked.get(partition)) if end is not None]
+        if ends:
+            lags[partition] = max(0, max(ends) - consumer.position(partition))
     return lags

@@ -258,6 +258,19 @@ def test_the_lag_on_the_codes_stays_below_what_is_allowed() -> None:
     assert world.behind()
 
 
+def test_the_lag_of_an_encoder_that_holds_back_is_told() -> None:
+    """It fetches nothing from what it has paused, so it has to ask."""
+    world = World(settings(worker={"max_codes_lag": 4}), partitions=1, references=[REFERENCE])
+    encoder = world.worker("a", frozenset({"encode"}))
+    stage = encoder.encode
+    assert stage is not None
+    world.turn(encoder, rounds=60, step_s=1.1)
+    assert stage.levels().held_back
+    world.write(rows(1_000))
+    world.turn(encoder, rounds=5, step_s=1.1)
+    assert sum(stage.levels().lag.values()) == 1_000
+
+
 def test_what_waits_to_be_encoded_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large records on one partition, while another lags and has to be waited for."""
     monkeypatch.setattr(encode_stage, "BUFFERED_BYTES", 4_000_000)
