@@ -15,7 +15,7 @@ from stream_monitor.binning import aligned_edges, counts_of, edges_of
 from stream_monitor.codes import FIRST_BIN
 from stream_monitor.discover import Learned, skip_reason
 from stream_monitor.errors import DataError
-from stream_monitor.features import PREDICTION, canonical, clean, column_name, feature_of
+from stream_monitor.features import ONE_LESS, PREDICTION, canonical, clean, column_name, feature_of
 from stream_monitor.learn import Learner
 from stream_monitor.options import FitOptions
 from stream_monitor.reference import (
@@ -123,7 +123,7 @@ def _predictions(learner: Learner, skipped: dict[str, str]) -> Iterator[_Candida
     if len(labels) == 2:
         scores = [learner.numbers(learner.classes[label]) for label in labels]
         if np.allclose(scores[0] + scores[1], 1, atol=1e-6) and len(scores[0]):
-            skipped[f"{PREDICTION}.{labels[0]}"] = f"one less {PREDICTION}.{labels[1]}"
+            skipped[f"{PREDICTION}.{labels[0]}"] = f"{ONE_LESS}{labels[1]}"
             labels = labels[1:]
     for label in labels:
         yield _Candidate(f"{PREDICTION}.{label}", Role.PREDICTION, learner.classes[label], Kind.NUMERIC)

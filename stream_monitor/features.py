@@ -14,6 +14,8 @@ MAX_DEPTH: Final = 32
 MAX_NAMES: Final = 10_000
 """Most feature names looked at in one go, so that hostile events cannot make a table of any width."""
 PREDICTION: Final = "prediction"
+ONE_LESS: Final = f"one less {PREDICTION}."
+"""Why the scores of one of two classes are not watched; the other class follows."""
 OUTCOME: Final = "outcome"
 _ESCAPE: Final = "features."
 _TRUTH: Final = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}

@@ -18,7 +18,7 @@ import msgspec
 
 from stream_monitor.errors import ConfigError, Fault
 from stream_monitor.events import MAX_NAME_LENGTH
-from stream_monitor.features import canonical
+from stream_monitor.features import ONE_LESS, PREDICTION, canonical
 from stream_monitor.outcomes import value_of
 from stream_monitor.reference import Column, Reference, Role, Segment
 
@@ -131,8 +131,9 @@ class Veil:
     def reference(self, reference: Reference) -> Reference:
         """A reference without its categories' names, which may be veiled already."""
         veiled = msgspec.structs.replace(
-            reference, columns=list(map(self._column, reference.columns)), segment=self.segment(reference.segment)
-        )
+            reference, columns=list(map(self._column, reference.columns)), segment=self.segment(reference.segment),
+            skipped=dict(self._skipped(name, reason) for name, reason in reference.skipped.items()),
+        )  # fmt: skip
         if veiled.parts:
             veiled = msgspec.structs.replace(veiled, segments=list(map(self._part, veiled.parts)))
         performance = veiled.performance
@@ -152,6 +153,13 @@ class Veil:
             column, name=name, categories=list(map(self._name, column.categories)),
             rare=list(map(self._name, column.rare)),
         )  # fmt: skip
+
+    def _skipped(self, name: str, reason: str) -> tuple[str, str]:
+        """Of two classes the scores of one say all: the reference names both, and they are texts of the label."""
+        if not reason.startswith(ONE_LESS):
+            return name, reason
+        left_out, kept = name.removeprefix(f"{PREDICTION}."), reason.removeprefix(ONE_LESS)
+        return f"{PREDICTION}.{self._name(left_out)}", f"{ONE_LESS}{self._name(kept)}"
 
     def _part(self, part: Segment) -> Segment:
         return msgspec.structs.replace(part, where={each: self._name(value) for each, value in part.where.items()})

@@ -23,7 +23,7 @@ from stream_monitor.tables import read
 from stream_monitor.worker import Worker
 
 LATE_ROWS = 2_000
-ROWS = 28_500
+ROWS = 31_000
 
 
 @pytest.fixture(scope="module")

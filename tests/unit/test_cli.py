@@ -224,7 +224,7 @@ def test_topics_are_created_once(run: Run, broker: MemoryBroker, minimal: Path) 
     assert "created    predictions                     6 partitions\n" in made.out
     assert "created    stream-monitor.state           32 partitions  cleanup.policy=compact" in made.out
     again = run("topics", "create", "--config", minimal)
-    assert (again.code, again.out.count("exists ")) == (0, 5)
+    assert (again.code, again.out.count("exists ")) == (0, 6)
 
 
 def test_a_topic_of_the_wrong_shape_is_an_error(run: Run, broker: MemoryBroker, minimal: Path) -> None:
