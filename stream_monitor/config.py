@@ -164,7 +164,7 @@ class InputSection(Section):
         default="earliest", description="Where a group without a position starts."
     )
     max_idle_ms: int = Field(
-        default=500, ge=0, le=60_000, description="Longest wait for a partition that is known to lag."
+        default=2_000, ge=0, le=60_000, description="Longest wait for a partition that is known to lag."
     )
     shape: ShapeSection = ShapeSection()
     limits: LimitsSection = LimitsSection()

@@ -11,8 +11,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stream_monitor.broker.protocol import Record, TopicPartition
 
@@ -25,7 +27,6 @@ LEAST_POLLS: Final = 3
 """Polls that have to bring nothing before a partition counts as idle: a process that was held up saw nothing either."""
 AHEAD_MS: Final = 3_600_000
 """How far ahead of the clock a time stamp may put a record: one from the far future must not end all order."""
-_key = itemgetter(0)
 
 
 @dataclass(slots=True)
@@ -124,26 +125,15 @@ class Merger:
             count = len(buffer.keys) if watermark == _END else bisect_right(buffer.keys, watermark)
             if count:
                 runs.append((buffer, count))
-        if len(runs) == 1:
-            buffer, count = runs[0]
+        if len(runs) <= 1:
+            buffer, count = runs[0] if runs else (_Buffer(), 0)
             return _cut(buffer, min(count, limit))
-        entries = [
-            (key, buffer)
-            for buffer, count in runs
-            for key in buffer.keys[: min(count, limit)]
-        ]  # fmt: skip
-        entries.sort(key=_key)  # stable: partitions of equal time keep their order of assignment
-        return self._pick(entries[:limit])
-
-    def _pick(self, entries: list[tuple[int, _Buffer]]) -> list[Merged]:
-        cursors = {id(buffer): iter(buffer.records) for buffer in self._buffers.values()}
-        taken = [(key, next(cursors[id(buffer)])) for key, buffer in entries]
-        counts: dict[int, int] = {}
-        for _, buffer in entries:
-            counts[id(buffer)] = counts.get(id(buffer), 0) + 1
-        for buffer in self._buffers.values():
-            _cut(buffer, counts.get(id(buffer), 0))
-        return taken
+        spread = [_spread(buffer.keys[: min(count, limit)]) for buffer, count in runs]
+        order = np.argsort(np.concatenate(spread), kind="stable")[:limit]  # stable: never against a partition's order
+        run_of = np.repeat(np.arange(len(runs)), [len(each) for each in spread])[order]
+        counts = np.bincount(run_of, minlength=len(runs)).tolist()
+        entries = [iter(_cut(buffer, count)) for (buffer, _), count in zip(runs, counts, strict=True)]
+        return [next(entries[run]) for run in run_of.tolist()]
 
     def _watermark(self, lagging: Collection[TopicPartition], now_s: float) -> int | None:
         """Up to which time nothing earlier can come; None: wait; `_END`: everything may go."""
@@ -168,6 +158,24 @@ class Merger:
 
 
 _END = 2**63
+
+
+def _spread(keys: Sequence[int]) -> NDArray[np.float64]:
+    """Times to sort by, milliseconds: records that share one in their partition are spread evenly over it.
+
+    A fast producer writes tens of records a millisecond. Were each partition's share of it taken in turn, the merge
+    would be wrong by as many rows; so it is by their square root. (A float holds today's times to 1/4,096 ms.)
+    """
+    times = np.asarray(keys, np.float64)
+    return times + within_runs(np.diff(times, prepend=-np.inf) != 0)
+
+
+def within_runs(starts: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How far into its run each element lies, between 0 and 1; `starts`: whether a run begins there, as at the first."""
+    first = np.flatnonzero(starts)
+    sizes = np.diff(first, append=len(starts))
+    shares: NDArray[np.float64] = (np.arange(len(starts)) - np.repeat(first, sizes) + 0.5) / np.repeat(sizes, sizes)
+    return shares
 
 
 def _cut(buffer: _Buffer, count: int) -> list[Merged]:

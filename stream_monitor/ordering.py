@@ -3,8 +3,8 @@
 Each encoder merges its own input partitions by time (`merge.py`), but two encoders write to the codes topic in turns,
 and one may be seconds behind. So every encoder transaction ends with a *tick* on every codes partition: how far each
 of its input partitions has come (its *promise*: rows still to come from it are not older), and the encoder's clock.
-The detect stage keeps rows back until no input partition can bring an older one, and feeds them in the order of (merge
-time, input partition, offset, index). A partition that does not come along is waited for at most `MAX_WAIT_MS` by the
+The detect stage keeps rows back until no input partition can bring an older one, and feeds them in the order of merge
+time, those of one millisecond evenly mixed, each partition's in the order of (offset, index). A partition that does not come along is waited for at most `MAX_WAIT_MS` by the
 ticks' clock. Rows that come later than that are fed with the next tick.
 
 With one encoder its own tick, in the same transaction, releases everything at once.
@@ -24,6 +24,7 @@ from stream_monitor import wire
 from stream_monitor.batch import Batch, CodedBatch, Extra, Origins, RawBatch, Unknown
 from stream_monitor.errors import WireError
 from stream_monitor.events import DATES_MS
+from stream_monitor.merge import within_runs
 from stream_monitor.outcomes import Outcomes
 from stream_monitor.reference import StreamKey
 
@@ -216,14 +217,14 @@ def _mergeable(one: Orderable, other: Orderable) -> bool:
 
 
 def _join(group: list[_Waiting], *, always: bool = False) -> Batch:
-    """One batch of several, rows in the order of (merge time, input partition, offset, index)."""
+    """One batch of several, in the order of merge time; see `_order` for the rows of one millisecond."""
     first = group[0].batch
     assert not isinstance(first, OutcomeRun)  # those are not joined
     if len(group) == 1 and not always:
         return first
     keys = np.concatenate([waiting.keys for waiting in group])
     origins = Origins.join([_origins(waiting.batch) for waiting in group])
-    order = np.lexsort((origins.index, origins.offset, origins.partition, keys))
+    order = _order(keys, origins)
     if isinstance(first, RawBatch):
         rows = [row for waiting in group if isinstance(waiting.batch, RawBatch) for row in waiting.batch.rows]
         return RawBatch(first.stream, tuple(rows[i] for i in order.tolist()))
@@ -241,6 +242,16 @@ def _join(group: list[_Waiting], *, always: bool = False) -> Batch:
         origins.take(order), tuple(sorted(extras, key=lambda e: e.row)), tuple(sorted(unknown, key=lambda u: u.row)),
         None if outcomes is None else outcomes.take(order),
     )  # fmt: skip
+
+
+def _order(keys: npt.NDArray[np.int64], origins: Origins) -> npt.NDArray[np.intp]:
+    """By merge time; each partition's rows of one millisecond, (offset, index) ascending, are spread evenly over it,
+    as where one encoder merges (`merge.py`)."""
+    order = np.lexsort((origins.index, origins.offset, origins.partition, keys))
+    sorted_keys, partition = keys[order], origins.partition[order]
+    starts = np.ones(len(order), np.bool_)
+    starts[1:] = (np.diff(sorted_keys) != 0) | (np.diff(partition) != 0)
+    return order[np.lexsort((within_runs(starts), sorted_keys))]
 
 
 def _part(batch: Orderable, start: int, stop: int) -> Orderable:

@@ -61,7 +61,6 @@ class Deployment:
             "kafka": {"bootstrap_servers": [node.address], "fetch_min_bytes": 1, "session_timeout_ms": 6000,
                       "heartbeat_interval_ms": 1000},
             "group": self.name,
-            "input": {"max_idle_ms": 2_000},  # beside a busy broker a fetch may take more than half a second
             "topics": {"predictions": f"{self.name}.predictions", "alerts": f"{self.name}.alerts", "partitions": 4},
         }  # fmt: skip
         if reference is not None:

@@ -39,6 +39,14 @@ def test_partitions_are_merged_by_time() -> None:
     assert times(m.take([], 100, 0.0)) == [1, 2, 3, 4, 5, 6]
 
 
+def test_records_of_one_millisecond_are_mixed_as_they_were_written() -> None:
+    m = merger(A, B)
+    m.add(A, records(A, *[5] * 30, *[6] * 10), 0)
+    m.add(B, records(B, *[5] * 10, *[6] * 30), 0)
+    taken = [record.partition for _, record in m.take([], 100, 0.0)]
+    assert [taken[start : start + 8].count(0) for start in range(0, 80, 8)] == [6] * 5 + [2] * 5
+
+
 def test_a_lagging_partition_holds_back_what_is_later_than_its_newest() -> None:
     m = merger(A, B)
     m.add(A, records(A, 1, 4, 9), 0)

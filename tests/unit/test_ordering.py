@@ -47,6 +47,15 @@ def test_rows_of_two_encoders_come_out_by_time() -> None:
     assert queue.first_offset == 0  # its last row waits: partition 1 may bring an older one
 
 
+def test_rows_of_one_millisecond_are_mixed_whichever_encoder_brought_them() -> None:
+    queue, clock = Queue(), Clock()
+    queue.add(coded(0, 100, [5] * 30 + [6] * 10), 0, 0)
+    queue.add(coded(1, 200, [5] * 10 + [6] * 30), 1, 0)
+    batches, _ = queue.release(tick(clock, 2, p0=9, p1=9))
+    partitions = [partition for partition, _ in rows_of(batches)]
+    assert [partitions[start : start + 8].count(0) for start in range(0, 80, 8)] == [6] * 5 + [2] * 5
+
+
 def test_one_encoder_is_never_kept_waiting() -> None:
     queue = Queue()
     queue.add(coded(0, 0, [10, 30, 50]), 0, 0)
