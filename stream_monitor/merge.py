@@ -171,7 +171,7 @@ def _spread(keys: Sequence[int]) -> NDArray[np.float64]:
 
 
 def within_runs(starts: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """How far into its run each element lies, between 0 and 1; `starts`: whether a run begins there, as at the first."""
+    """How far into its run each element lies, between 0 and 1; `starts`: whether a run begins there."""
     first = np.flatnonzero(starts)
     sizes = np.diff(first, append=len(starts))
     shares: NDArray[np.float64] = (np.arange(len(starts)) - np.repeat(first, sizes) + 0.5) / np.repeat(sizes, sizes)

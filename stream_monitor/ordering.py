@@ -4,8 +4,9 @@ Each encoder merges its own input partitions by time (`merge.py`), but two encod
 and one may be seconds behind. So every encoder transaction ends with a *tick* on every codes partition: how far each
 of its input partitions has come (its *promise*: rows still to come from it are not older), and the encoder's clock.
 The detect stage keeps rows back until no input partition can bring an older one, and feeds them in the order of merge
-time, those of one millisecond evenly mixed, each partition's in the order of (offset, index). A partition that does not come along is waited for at most `MAX_WAIT_MS` by the
-ticks' clock. Rows that come later than that are fed with the next tick.
+time, those of one millisecond evenly mixed, each partition's in the order of (offset, index). A partition that does not
+come along is waited for at most `MAX_WAIT_MS` by the ticks' clock. Rows that come later than that are fed with the next
+tick.
 
 With one encoder its own tick, in the same transaction, releases everything at once.
 """
