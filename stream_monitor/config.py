@@ -166,6 +166,10 @@ class InputSection(Section):
     max_idle_ms: int = Field(
         default=2_000, ge=0, le=60_000, description="Longest wait for a partition that is known to lag."
     )
+    max_future_s: float | None = Field(
+        default=3_600.0, ge=0, le=3.2e9,
+        description="Events and labels dated further ahead of the encoder's clock are rejected; null: none.",
+    )  # fmt: skip
     shape: ShapeSection = ShapeSection()
     limits: LimitsSection = LimitsSection()
 

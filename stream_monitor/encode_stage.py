@@ -28,7 +28,7 @@ from stream_monitor.coding import ENOUGH, Coder
 from stream_monitor.config import Settings
 from stream_monitor.encode import Binner
 from stream_monitor.errors import TransactionAborted
-from stream_monitor.events import DATES_MS, Reject, Row, Shape
+from stream_monitor.events import DATES_MS, Reject, Row, Shape, dated_ahead
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.labels import Label, LabelShape, decode_labels, encode_labels
 from stream_monitor.merge import Merged, Merger
@@ -94,11 +94,14 @@ class Encoder:
         self._binners: dict[str, Binner] = {}
         self._veil = veil_of(settings)
 
-    def encode(self, entries: Sequence[Merged], counts: EncodeCounts) -> list[Message]:
-        """All messages for the records: codes in the order of the rows within each stream, and rejects."""
+    def encode(self, entries: Sequence[Merged], counts: EncodeCounts, now_ms: int) -> list[Message]:
+        """All messages for the records: codes in the order of the rows within each stream, and rejects.
+
+        `now_ms`: the wall-clock time, once for all of them; it decides nothing but what is dated too far ahead.
+        """
         rejects: list[tuple[int, Reject]] = []
         coders: dict[StreamKey, Coder | list[Rows]] = {}
-        for rows in self._rows(entries, rejects):
+        for rows in self._rows(entries, rejects, self._latest_ms(now_ms)):
             counts.rows += len(rows)
             self._take(coders, rows)
         messages = []
@@ -110,10 +113,15 @@ class Encoder:
         counts.records += len(entries)
         return messages
 
-    def _rows(self, entries: Sequence[Merged], rejects: list[tuple[int, Reject]]) -> Iterator[Rows]:
+    def _latest_ms(self, now_ms: int) -> int:
+        """The last time that an event or a label may be dated."""
+        ahead_s = self._settings.input.max_future_s
+        return DATES_MS[-1] if ahead_s is None else now_ms + round(ahead_s * 1000)
+
+    def _rows(self, entries: Sequence[Merged], rejects: list[tuple[int, Reject]], latest_ms: int) -> Iterator[Rows]:
         """The rows of every stream: of run after run, or of all at once where a run holds but a few of each stream."""
         whole, many = Decoded(), None
-        for decoded in decode_runs(entries, self._shape):
+        for decoded in decode_runs(entries, self._shape, latest_ms):
             if self._veil is not None:
                 models = {model: categorical(self._settings, model) for model in set(decoded.models)}
                 self._veil.events(decoded, models)
@@ -145,22 +153,21 @@ class Encoder:
             decoded.segments = ["" if model in parted else segment
                                 for model, segment in zip(decoded.models, decoded.segments, strict=True)]  # fmt: skip
 
-    def encode_labels(self, records: Sequence[Record], counts: EncodeCounts) -> list[Message]:
+    def encode_labels(self, records: Sequence[Record], counts: EncodeCounts, now_ms: int) -> list[Message]:
         """All messages for records of the labels topic: labels by model, in the order read, and rejects."""
         by_model: dict[str, list[Label]] = {}
         messages: list[Message] = []
+        latest_ms = self._latest_ms(now_ms)
         for record in records:
             for label in decode_labels(
                 record.value, record.timestamp_ms, record.partition, record.offset, self._label_shape
             ):
-                if isinstance(label, Label) and self._settings.joins_labels(label.model):
-                    by_model.setdefault(label.model, []).append(self._veil.label(label) if self._veil else label)
-                    continue
-                if isinstance(label, Label):
-                    detail = "labels.models names no such model"
-                    label = Reject("no_model", detail, label.partition, label.offset, label.index)
-                counts.rejects[label.reason] += 1
-                messages.append(self._reject(record, label))
+                admitted = self._admitted(label, latest_ms)
+                if isinstance(admitted, Reject):
+                    counts.rejects[admitted.reason] += 1
+                    messages.append(self._reject(record, admitted))
+                else:
+                    by_model.setdefault(admitted.model, []).append(admitted)
         topics = self._settings.topics
         for model, labels in by_model.items():
             counts.labels += len(labels)
@@ -168,6 +175,17 @@ class Encoder:
             for data in encode_labels(model, labels, self._settings.worker.writes_version):
                 messages.append(Message(topics.codes, key, data, partition_of(key, topics.partitions)))
         return messages
+
+    def _admitted(self, label: Label | Reject, latest_ms: int) -> Label | Reject:
+        """The label as it is passed on, unless its model has none or its time is still to come."""
+        if isinstance(label, Reject):
+            return label
+        if not self._settings.joins_labels(label.model):
+            detail = "labels.models names no such model"
+            return Reject("no_model", detail, label.partition, label.offset, label.index)
+        if label.time_ms > latest_ms:
+            return dated_ahead(label.partition, label.offset, label.index)
+        return self._veil.label(label) if self._veil else label
 
     def _messages(self, stream: StreamKey, coder: Coder | list[Rows]) -> Iterator[Message]:
         topics, version = self._settings.topics, self._settings.worker.writes_version
@@ -468,8 +486,9 @@ class EncodeStage:
             return
         offsets = {partition: self._next_offset(partition) for partition in self._consumer.assignment()}
         self._pending.sort(key=itemgetter(0))  # late records of a partition that was not waited for
-        messages = self._encoder.encode(self._pending, self.counts)
-        messages += self._encoder.encode_labels(self._labels, self.counts)
+        now_ms = self._clock_ms()
+        messages = self._encoder.encode(self._pending, self.counts, now_ms)
+        messages += self._encoder.encode_labels(self._labels, self.counts, now_ms)
         messages += self._ticks()
         messages += self._told_gaps()
         try:

@@ -59,7 +59,7 @@ class Reject(msgspec.Struct, frozen=True, gc=False):
 
 REASONS = (
     "too_large", "not_json", "not_an_object", "too_deep", "too_many_events", "no_model", "bad_model", "bad_version",
-    "no_features", "bad_features", "too_many_features", "bad_time", "bad_id", "bad_segment", "empty",
+    "no_features", "bad_features", "too_many_features", "bad_time", "future_time", "bad_id", "bad_segment", "empty",
     "no_id", "no_label",
 )  # fmt: skip
 """Every reason a reject can have: the values of a metric's label, so their number is fixed."""
@@ -292,13 +292,18 @@ def parse_time(value: object) -> int | None:
             moment = datetime.fromisoformat(value)
             if moment.tzinfo is None:
                 moment = moment.replace(tzinfo=UTC)
-            return round(moment.timestamp() * 1000)
+            value = round(moment.timestamp() * 1000)  # a zone may carry it out of the years 1 to 9999
         except (ValueError, OverflowError):
             return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     # A comparison with NaN is false, and integers of any size compare.
     return int(value) if DATES_MS[0] <= value <= DATES_MS[-1] else None
+
+
+def dated_ahead(partition: int, offset: int, index: int) -> Reject:
+    """The reject of an event or a label dated further ahead of the clock than is admitted."""
+    return Reject("future_time", "dated further ahead than input.max_future_s", partition, offset, index)
 
 
 def name_of(value: object) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, repeat
+from itertools import chain, compress, repeat
 from operator import itemgetter
 from typing import Any, Final, overload
 
@@ -23,6 +23,7 @@ from stream_monitor.events import (
     Reject,
     Row,
     Shape,
+    dated_ahead,
     decode,
     is_nested,
     name_of,
@@ -126,6 +127,11 @@ class Decoded:
         for name in _COLUMNS:
             getattr(self, name).extend(getattr(more, name))
 
+    def keep(self, kept: Sequence[bool]) -> None:
+        """Leave the other events out."""
+        for name in _COLUMNS:
+            setattr(self, name, list(compress(getattr(self, name), kept)))
+
     @property
     def streams(self) -> int:
         """How many streams these are events of."""
@@ -137,8 +143,9 @@ _COLUMNS: Final = (
 )  # fmt: skip
 
 
-def decode_runs(entries: Sequence[Merged], shape: Shape) -> Iterator[Decoded]:
-    """All events of the records, as `events.decode` gives them one by one, a run of records at a time."""
+def decode_runs(entries: Sequence[Merged], shape: Shape, latest_ms: int = DATES_MS[-1]) -> Iterator[Decoded]:
+    """All events of the records, as `events.decode` gives them one by one, a run of records at a time; those dated
+    after `latest_ms` as rejects."""
     ends = np.cumsum([len(record.value or b"") for _, record in entries])
     start, done = 0, 0
     while start < len(entries):
@@ -146,6 +153,8 @@ def decode_runs(entries: Sequence[Merged], shape: Shape) -> Iterator[Decoded]:
         stop = min(max(fitting, start + 1), start + RUN, len(entries))
         decoded = Decoded()
         _decode_run(entries, start, stop, shape, decoded)
+        if decoded.times and max(decoded.times) > latest_ms:
+            _refuse_later(entries, latest_ms, decoded)
         yield decoded
         start, done = stop, int(ends[stop - 1])
 
@@ -165,6 +174,15 @@ def _decode_run(entries: Sequence[Merged], start: int, stop: int, shape: Shape, 
                 decoded.add(row, number)
             else:
                 decoded.rejects.append((number, row))
+
+
+def _refuse_later(entries: Sequence[Merged], latest_ms: int, decoded: Decoded) -> None:
+    timely = [time_ms <= latest_ms for time_ms in decoded.times]
+    for number, index, kept in zip(decoded.records, decoded.indexes, timely, strict=True):
+        if not kept:
+            record = entries[number][1]
+            decoded.rejects.append((number, dated_ahead(record.partition, record.offset, index)))
+    decoded.keep(timely)
 
 
 _value_of = itemgetter(5)

@@ -40,7 +40,8 @@ MODELS: Final = ("m", "n", "w")
 HUGE: Final = b'{"model":"m","features":{"x":"' + b"x" * 990_000 + b'"}}'
 POISON: Final = (
     b'{"model":', b"null", b"[]", b"\xff\xfe\x00", b"7", b'"text"', b'{"model":"m"}', b'{"model":"m","features":[1]}',
-    b'{"model":5.5,"features":{}}', b'{"model":"m","features":{"x":1},"time":"never"}', b"[" * 100_000, b"",
+    b'{"model":5.5,"features":{}}', b'{"model":"m","features":{"x":1},"time":"never"}',
+    b'{"model":"m","features":{"x":1},"time":"2999-01-01T00:00:00Z"}', b"[" * 100_000, b"",
     b'{"model":"m","features":' + b'{"a":' * 50 + b"1" + b"}" * 50 + b"}",
 )  # fmt: skip
 ODD: Final = (

@@ -39,8 +39,24 @@ STREAMS: Final = (("m", "1"), ("m", "2"), ("n", ""), ("w", ""))
 SHORT: Final = (0.4, 0.2, 0.3, 0.1)
 LONG: Final = (0.2, 0.1, 0.2, 0.5)
 WARMUP: Final = 100
-POISON: Final = (b'{"model":', b"[]", b"null", b'{"model":"m"}', b'{"model":"m","features":[1]}', b"\xff\xfe", b"7")
-BAD_LABELS: Final = (b"{", b'{"model":"m","label":1}', b'{"model":"m","id":"7"}', b'{"id":"7","label":1}', b"null")
+POISON: Final = (
+    b'{"model":',
+    b"[]",
+    b"null",
+    b'{"model":"m"}',
+    b'{"model":"m","features":[1]}',
+    b"\xff\xfe",
+    b"7",
+    b'{"model":"m","time":"2999-01-01","features":{"x":1}}',
+)
+BAD_LABELS: Final = (
+    b"{",
+    b'{"model":"m","label":1}',
+    b'{"model":"m","id":"7"}',
+    b'{"id":"7","label":1}',
+    b"null",
+    b'{"model":"m","id":"7","label":1,"time":"2999-01-01"}',
+)
 RATES: Final = (0.0, 0.01, 0.02, 0.04)
 """Faults a call; a commit is struck more often."""
 BUDGETS: Final = (3_000, 20_000, 1_000_000)

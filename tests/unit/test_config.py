@@ -107,6 +107,14 @@ def test_the_shape_of_events_is_mapped(write: Write) -> None:
     assert (shape.model, shape.fixed_model, shape.features, shape.time) == (None, "credit", "payload.inputs", "at")
 
 
+def test_how_far_ahead_events_may_be_dated(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(write(MINIMAL)).input.max_future_s == 3_600
+    assert load(write(MINIMAL + "input: {max_future_s: null}\n")).input.max_future_s is None
+    assert [fault.key for fault in faults(write(MINIMAL + "input: {max_future_s: -1}\n"))] == ["input.max_future_s"]
+    monkeypatch.setenv("STREAM_MONITOR_INPUT__MAX_FUTURE_S", "60")
+    assert load(write(MINIMAL)).input.max_future_s == 60
+
+
 def test_a_file_without_kafka_will_do_where_none_is_needed(write: Write) -> None:
     assert load(write("log: {level: debug}\n"), needs_kafka=False).log.level == "debug"
     assert load(None, needs_kafka=False).kafka.bootstrap_servers == ()

@@ -50,6 +50,67 @@ def test_every_limit_of_a_record_has_a_reason_and_is_counted(reason: str) -> Non
     assert values[metrics.EVENTS.name, ("encode",)] == 1
 
 
+@pytest.mark.parametrize("ahead_s", [3_600.0, 86_400.0, 0.0, None])
+def test_events_from_the_future_are_rejected_whatever_dates_them(ahead_s: float | None) -> None:
+    """Their own time, or the record's where they have none; those before the limit, in the same record too, are not."""
+    world = World(settings(input={"max_future_s": ahead_s}), partitions=1, references=[reference()])
+    topic, now_ms = world.base.topics.predictions, world.clock_ms()
+    far_ms = now_ms + 90_000_000
+    latest_ms = far_ms if ahead_s is None else now_ms + round(ahead_s * 1000)
+    own = [b'{"model":"m","time":%d,"features":{"x":1}}' % (latest_ms + late_ms) for late_ms in (0, 1)]
+    bare = b'{"model":"m","features":{"x":1}}'
+    written = [
+        Message(topic, None, own[0], timestamp_ms=now_ms), Message(topic, None, own[1], timestamp_ms=now_ms),
+        Message(topic, None, b"[%b,%b,%b]" % (own[1], own[0], own[1]), timestamp_ms=now_ms),
+        Message(topic, None, bare, timestamp_ms=now_ms), Message(topic, None, bare, timestamp_ms=far_ms + 1),
+    ]  # fmt: skip
+    world.broker.append(written)
+    outside = Outside(Pulse(), Metrics("a"))
+    clock_ms = lambda: now_ms  # noqa: E731  # stands still, so that the limit is one
+    worker = Worker(world.base, world.broker, clock_s=lambda: world.now_s, clock_ms=clock_ms, outside=outside)
+    world.settle(worker)
+    refused = [] if ahead_s is None else [(1, 0), (2, 0), (2, 2), (4, 0)]
+    assert [(each["offset"], each["index"]) for each in world.rejects()] == refused
+    assert {each["reason"] for each in world.rejects()} <= {"future_time"} <= set(REASONS)
+    values = outside.metrics.values()
+    assert values.get((metrics.REJECTS.name, ("future_time",)), 0) == len(refused)
+    assert values[metrics.EVENTS.name, ("encode",)] == 7 - len(refused)
+
+
+def test_a_backlog_is_not_from_the_future_and_a_label_may_be() -> None:
+    """What waited on the topic is dated before the clock; of labels, those dated after it are rejected likewise."""
+    world = World(settings(topics={"labels": "labels", "partitions": 2}), partitions=1, references=[reference()])
+    world.broker.append([Message(world.base.topics.predictions, None, event(row)) for row in rows(300)])
+    late_ms = world.clock_ms() + 3_700_000
+    label = b'{"model":"m","id":"7","label":1%b}'
+    dated = b',"time":%d' % late_ms
+    world.broker.append([Message("labels", None, label % b""), Message("labels", None, label % dated)])
+    world.now_s += 10 * 86_400
+    worker = world.worker()
+    world.now_s -= 10 * 86_400
+    world.settle(worker)
+    (refused,) = world.rejects()
+    assert (refused["topic"], refused["offset"], refused["reason"]) == ("labels", 1, "future_time")
+    assert worker.encode is not None
+    assert (worker.encode.counts.rows, worker.encode.counts.labels) == (300, 1)
+
+
+def test_an_event_at_the_edge_of_the_calendar_takes_no_others_with_it() -> None:
+    """In a zone of its own such a date lies in the year 0, or 10000: no batch may hold it, or all of it is skipped."""
+    world = World(settings(input={"max_future_s": None}), partitions=1, references=[reference()])
+    topic = world.base.topics.predictions
+    edges = (b"0001-01-01T00:00:00+14:00", b"9999-12-31T23:59:59-14:00", b"9999-12-31T23:59:59.9999999")
+    world.broker.append(
+        [Message(topic, None, b'{"model":"m","time":"%b","features":{"x":1}}' % each) for each in edges]
+    )
+    world.write(rows(100))
+    worker = world.worker()
+    world.settle(worker)
+    assert worker.detect is not None
+    assert worker.detect.counts.rows == 100
+    assert [each["reason"] for each in world.rejects()] == ["bad_time"] * 3
+
+
 # ---- streams ----
 
 

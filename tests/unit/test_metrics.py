@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stream_monitor import metrics
 from stream_monitor.broker.protocol import Message
+from stream_monitor.events import REASONS
 from stream_monitor.http import Pulse, Server, serve
 from stream_monitor.metrics import Metrics
 from stream_monitor.worker import Outside, Worker
@@ -31,6 +32,12 @@ def test_the_page_lists_every_metric_as_it_is() -> None:
     assert listed == {
         (f"`{m.name}`", m.kind, ", ".join(f"`{label}`" for label in m.labels), m.help) for m in metrics.ALL
     }
+
+
+def test_the_page_explains_every_reason_of_a_reject() -> None:
+    cells = [line.split("|")[1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    explained = {name for cell in cells if "stream_monitor_" not in cell for name in re.findall("`([a-z_]+)`", cell)}
+    assert explained == set(REASONS)
 
 
 def test_names_follow_the_conventions() -> None:

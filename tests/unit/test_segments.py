@@ -232,7 +232,7 @@ def test_what_an_event_calls_its_segment_makes_no_stream_where_features_do() -> 
     value = orjson.dumps({"model": "m", "version": "1", "segment": "mine", "features": {"x": 1.0}})
     other = orjson.dumps({"model": "n", "segment": "mine", "features": {"x": 1.0}})
     records = [(i, Record("p", 0, i, 1_000, None, each)) for i, each in enumerate((value, other))]
-    messages = Encoder(config(), ReferenceBook()).encode(records, EncodeCounts())
+    messages = Encoder(config(), ReferenceBook()).encode(records, EncodeCounts(), 1_000_000)
     assert [decode(message.value).stream for message in messages] == [("m", "1", ""), ("n", "", "mine")]
     row = Row("m", "1", "mine", 0, {"x": 1.0}, None, None, None, 0, 0, 0)
     assert route(row, config()) == KEY
