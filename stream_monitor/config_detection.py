@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, create_model, model_validator
 
 from stream_monitor.config_base import Complaint, Mirror, Names, Section, mirror, refuse_all
-from stream_monitor.detectors import PARAMS
+from stream_monitor.detectors import ERROR_PARAMS, PARAMS
 from stream_monitor.lifecycle import Lifecycle
 from stream_monitor.performance import HIGHER_IS_BETTER, METRICS, Limit
 from stream_monitor.reference import MAX_SEGMENT_FEATURES, MAX_SEGMENTS, Kind
@@ -52,11 +52,17 @@ if TYPE_CHECKING:  # made from the dataclasses of those who use them, below
     class Detector(Mirror):
         enabled: bool = True
 
+    class Selected(Mirror):
+        enabled: bool = False
+
     class Detectors(Section):
         evidence: Mirror = Mirror()
         adwin: Detector = Detector()
         page_hinkley: Detector = Detector()
         histogram: Detector = Detector()
+        ddm: Selected = Selected()
+        hddm_a: Selected = Selected()
+        hddm_w: Selected = Selected()
 
 else:
     LifecycleSection = mirror(Lifecycle)
@@ -65,7 +71,7 @@ else:
     _sections = {
         name: mirror(params) if name == "evidence" else mirror(params, enabled=(bool, True))
         for name, params in PARAMS.items()
-    }
+    } | {name: mirror(params, enabled=(bool, False)) for name, params in ERROR_PARAMS.items()}
     Detectors = create_model(
         "Detectors", __base__=Section, __doc__="The detectors and their parameters; the defaults need no touching.",
         **{name: (section, section()) for name, section in _sections.items()},
@@ -155,10 +161,15 @@ class DetectionSettings(Section):
         sections = ((name, getattr(self.detectors, name)) for name in PARAMS)
         return {name: section.params() for name, section in sections if getattr(section, "enabled", True)}
 
+    def error_params(self) -> dict[str, Any]:
+        """The same of the detectors that watch errors of predictions: all of them, and those selected for that."""
+        selected = {name: getattr(self.detectors, name) for name in ERROR_PARAMS}
+        return self.params() | {name: section.params() for name, section in selected.items() if section.enabled}
+
     def digest(self) -> str:
         """16 hex digits of the SHA-256 of everything that influences drift detection, in canonical JSON."""
         values = self.model_dump(mode="json", exclude={"silence"}) | {
-            "detectors": {name: asdict(params) for name, params in self.params().items()}
+            "detectors": {name: asdict(params) for name, params in self.error_params().items()}
         }
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]

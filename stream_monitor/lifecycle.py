@@ -11,8 +11,9 @@ import msgspec
 
 from stream_monitor.alerts import Severity
 
-LEADERS: Final = frozenset({"evidence", "histogram"})
-"""Detectors that open an episode on their own: they compare with the reference. ADWIN and Page-Hinkley compare the
+LEADERS: Final = frozenset({"evidence", "histogram", "ddm", "hddm_a", "hddm_w"})
+"""Detectors that open an episode on their own: they compare with the reference (river's three for errors, see
+`detectors/binary.py`, once a suspicion of theirs is confirmed by it). ADWIN and Page-Hinkley compare the
 stream with itself, so a return to normal looks to them like a change; they open one only where the rows since their
 onset differ from the reference (see `Monitor`)."""
 

@@ -63,7 +63,7 @@ class StreamFactory:
     def _error_monitor(self, model: ModelSettings, key: StreamKey, entry: Entry) -> Monitor:
         """Half of the budget is the errors', the other half the limits'."""
         detection = model.detection
-        detectors = DetectorSet(entry.reference, detection.params(), 2 * detection.budget_events)
+        detectors = DetectorSet(entry.reference, detection.error_params(), 2 * detection.budget_events)
         return Monitor(key, entry, detectors, replace(self.rules(model), worse_only=True))
 
     def _monitor(self, model: ModelSettings, key: StreamKey, entry: Entry) -> Monitor:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 from river.drift import ADWIN, PageHinkley
-from river.drift.binary import DDM, HDDMW
+from river.drift.binary import DDM, HDDMA, HDDMW
 from river.tree import HoeffdingTreeClassifier
 
 from benchmarks.detection import gates
@@ -37,7 +37,9 @@ CHANGES: Final = (20_000, 40_000, 60_000, 80_000)
 WINDOW: Final = 250
 WARMUP: Final = 5_000
 LOT: Final = 10
-METHODS: Final = ("ours", "ADWIN", "PH", "DDM", "HDDM_W")
+METHODS: Final = ("ours", "ADWIN", "PH", "DDM", "HDDM_A", "HDDM_W", "ours with HDDM_W")
+SELECTED: Final = {"ours": (), "ours with HDDM_W": ("hddm_w",)}
+"""Of river's detectors for errors, those that the product is told to use beside its own."""
 
 Labelled = tuple[dict[str, float], str]
 Detector = Callable[[object, str], bool]
@@ -59,10 +61,14 @@ def _river(make: Callable[[], Any]) -> Detector:
 def run(file: str, method: str) -> Found:
     """The rows at which a method detected drift."""
     rows = _rows(file)
-    return method, _product_detections(rows) if method == "ours" else _detections(rows, _river(_PEERS[method]))
+    if method in SELECTED:
+        return method, _product_detections(rows, SELECTED[method])
+    return method, _detections(rows, _river(_PEERS[method]))
 
 
-_PEERS: Final[dict[str, Callable[[], Any]]] = {"ADWIN": ADWIN, "PH": PageHinkley, "DDM": DDM, "HDDM_W": HDDMW}
+_PEERS: Final[dict[str, Callable[[], Any]]] = {
+    "ADWIN": ADWIN, "PH": PageHinkley, "DDM": DDM, "HDDM_A": HDDMA, "HDDM_W": HDDMW,
+}  # fmt: skip
 
 
 def _detections(rows: list[Labelled], detector: Detector) -> list[int]:
@@ -76,11 +82,11 @@ def _detections(rows: list[Labelled], detector: Detector) -> list[int]:
     return found
 
 
-def _product_detections(rows: list[Labelled]) -> list[int]:
+def _product_detections(rows: list[Labelled], selected: tuple[str, ...]) -> list[int]:
     """The same by the product's path, which takes outcomes a few at a time, as a worker does: both start anew behind
     the lot in which a detection lies. A new tree is a new version of the model: a stream of its own, which learns what
     its outcomes are like."""
-    product, tree, found = Product(), HoeffdingTreeClassifier(), []
+    product, tree, found = Product(selected), HoeffdingTreeClassifier(), []
     for start in range(0, len(rows), LOT):
         lot, predicted = rows[start : start + LOT], []
         for features, label in lot:
@@ -89,7 +95,7 @@ def _product_detections(rows: list[Labelled]) -> list[int]:
         hits = product(start, predicted, [label for _, label in lot])
         if hits:
             found.append(hits[0])
-            product, tree = Product(), HoeffdingTreeClassifier()
+            product, tree = Product(selected), HoeffdingTreeClassifier()
     return found
 
 
@@ -97,10 +103,10 @@ class Product:
     """The product's own path: outcomes into a stream's scoring, which learns its baseline from the first `WARMUP` of
     them; a detection is a `concept_drift` alert that fires."""
 
-    def __init__(self) -> None:
-        settings = Settings.model_validate(
-            {"detection": SETTINGS.model_dump() | {"budget_events": int(BUDGET), "warmup_events": WARMUP}}
-        )
+    def __init__(self, selected: tuple[str, ...] = ()) -> None:
+        detectors = {name: {"enabled": True} for name in selected}
+        detection = SETTINGS.model_dump() | {"budget_events": int(BUDGET), "warmup_events": WARMUP}
+        settings = Settings.model_validate({"detection": detection | {"detectors": detectors}})
         new_scoring = StreamFactory(settings).model("sine1").new_scoring
         assert new_scoring is not None  # it is on by default
         self._scoring = new_scoring(StreamKey("sine1"))

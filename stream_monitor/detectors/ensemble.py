@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from stream_monitor.detectors import BUILDERS, SHARES
+from stream_monitor.detectors import BUILDERS, ERROR_BUILDERS, SHARES
 from stream_monitor.detectors.distances import Distances, distances
 from stream_monitor.detectors.evidence import Evidence
 from stream_monitor.detectors.histogram import Histogram
@@ -47,8 +47,8 @@ class DetectorSet:
         self._reference = reference
         self._tables = tables_of(reference)
         self._detectors: dict[str, Detector] = {
-            name: BUILDERS[name](reference, self._params[name], SHARES[name] / self._budget_rows)
-            for name in BUILDERS
+            name: build(reference, self._params[name], SHARES[name] / self._budget_rows)
+            for name, build in (BUILDERS | ERROR_BUILDERS).items()
             if name in self._params
         }
         evidence = self._detectors["evidence"]

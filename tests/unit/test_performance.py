@@ -240,14 +240,50 @@ def test_wrong_values_of_a_regression_are_found() -> None:
     assert all(5_000 <= a.detected.offset < 5_300 for a in fired.values())
 
 
+SELECTED = {name: {"enabled": True} for name in ("ddm", "hddm_a", "hddm_w")}
+
+
+def test_a_selected_detector_of_errors_says_who_it_was() -> None:
+    given = settings(detection={"budget_events": 1_000_000, "detectors": SELECTED})
+    watched = scoring(given)
+    watched.start(baseline(noise=0.05))
+    assert feed(watched, *binary(10_000, 1, 0.05), 0, lambda: 999) == []
+    alerts = feed(watched, *binary(3_000, 3, 0.9), 10_000, lambda: 999)
+    alerts += feed(watched, *binary(20_000, 4, 0.05), 13_000, lambda: 999)
+    spoke = {each.detector for alert in alerts if alert.column == "error" for each in alert.signals}
+    assert spoke >= {"evidence", "ddm", "hddm_a", "hddm_w"}
+    assert {alert.kind for alert in alerts if alert.column == "error"} == {AlertKind.CONCEPT_DRIFT}
+    others = {each.detector for alert in alerts if alert.column != "error" for each in alert.signals}
+    assert not others & set(SELECTED)
+
+
+def test_one_whose_word_counts_at_once_opens_an_alert() -> None:
+    given = settings(detection={"budget_events": 10**9, "detectors": {"ddm": {"enabled": True, "chance": 1.0}}})
+    watched = scoring(given)
+    watched.start(baseline(noise=0.05))
+    alerts = feed(watched, *binary(2_000, 1, 0.05), 0, lambda: 999)
+    alerts += feed(watched, *binary(2_000, 3, 0.3), 2_000, lambda: 999)
+    first = next(alert for alert in alerts if alert.column == "error")
+    assert (first.state, [each.detector for each in first.signals]) == (State.FIRING, ["ddm"])
+
+
+def test_inputs_are_not_watched_by_what_is_for_errors() -> None:
+    given = settings(detection={"detectors": SELECTED}).detection
+    assert not set(given.params()) & set(SELECTED)
+    assert set(given.error_params()) >= set(SELECTED)
+    assert given.digest() != settings().detection.digest()
+
+
+@pytest.mark.parametrize("selected", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_cuts_and_restores_change_nothing(seed: int) -> None:
+def test_cuts_and_restores_change_nothing(seed: int, selected: bool) -> None:
     rng = np.random.default_rng(seed)
     scores, labels = (
         np.concatenate(part)
         for part in zip(binary(2_500, seed), binary(1_500, seed + 50, 0.3), binary(4_000, seed + 90), strict=True)
     )  # one line says it
-    given = settings(detection={"budget_events": 100_000, "warmup_events": 1_000})
+    detectors = SELECTED if selected else {}
+    given = settings(detection={"budget_events": 100_000, "warmup_events": 1_000, "detectors": detectors})
     whole = scoring(given)
     wanted = feed(whole, scores, labels, 0, lambda: 10_000)
     cut = scoring(given)
