@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Final
 
@@ -31,7 +30,7 @@ from stream_monitor.errors import TransactionAborted
 from stream_monitor.events import DATES_MS, Reject, Row, Shape, dated_ahead
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.labels import Label, LabelShape, decode_labels, encode_labels
-from stream_monitor.merge import Merged, Merger
+from stream_monitor.merge import Merged, Merger, size_of
 from stream_monitor.observe import ObserveCommit, lag_of, timed, unobserved
 from stream_monitor.ordering import Tick, encode_tick
 from stream_monitor.ownership import Ownership
@@ -58,6 +57,7 @@ TICK_KEY: Final = b"tick"
 RAW_BYTES: Final = 4_096
 """What a reject quotes of the record, at most."""
 _stamp = attrgetter("timestamp_ms")
+_record_of = itemgetter(1)
 
 
 @dataclass(slots=True)
@@ -315,7 +315,7 @@ class EncodeStage:
         for partition, records in polled.records.items():
             if self._is_labels(partition):
                 self._labels += dated(records)
-                self._pending_bytes += sum(len(record.value or b"") for record in records)
+                self._pending_bytes += size_of(records)
             else:
                 self._merger.add(partition, dated(records), self._clock_ms())
         self._take(now_s)
@@ -373,8 +373,7 @@ class EncodeStage:
             self._gaps = {partition: gap for partition, gap in self._gaps.items() if partition not in gone}
             self._pending = [(key, r) for key, r in self._pending if TopicPartition(r.topic, r.partition) not in gone]
             self._labels = [r for r in self._labels if TopicPartition(r.topic, r.partition) not in gone]
-            read = chain((record for _, record in self._pending), self._labels)
-            self._pending_bytes = sum(len(record.value or b"") for record in read)
+            self._pending_bytes = size_of([*map(_record_of, self._pending), *self._labels])
         if polled.assigned:
             self._merger.assign(partition for partition in polled.assigned if not self._is_labels(partition))
             self._start(polled.assigned)
@@ -420,7 +419,7 @@ class EncodeStage:
         lagging = [partition for partition in self._inputs() if self._lags(partition)]
         taken = self._merger.take(lagging, limit, now_s)
         self._pending += taken
-        self._pending_bytes += sum(len(record.value or b"") for _, record in taken)
+        self._pending_bytes += size_of(list(map(_record_of, taken)))
 
     def _lags(self, partition: TopicPartition) -> bool:
         end = self._consumer.end_seen(partition)

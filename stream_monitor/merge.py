@@ -11,7 +11,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from operator import itemgetter
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ LEAST_POLLS: Final = 3
 """Polls that have to bring nothing before a partition counts as idle: a process that was held up saw nothing either."""
 AHEAD_MS: Final = 3_600_000
 """How far ahead of the clock a time stamp may put a record: one from the far future must not end all order."""
+_stamp_of: Final = itemgetter(3)
+_value_of: Final[Any] = itemgetter(5)
 
 
 @dataclass(slots=True)
@@ -65,15 +68,17 @@ class Merger:
 
     def add(self, partition: TopicPartition, records: Sequence[Record], now_ms: int) -> None:
         """Records as read, in the order of their offsets, at the wall-clock time `now_ms`."""
-        buffer = self._buffers[partition]
-        newest, latest = buffer.newest, now_ms + AHEAD_MS
-        for record in records:
-            newest = max(newest, min(record.timestamp_ms, latest))
-            buffer.keys.append(newest)
-        buffer.newest = newest
         self._arrived = True
-        buffer.records.extend(records)
-        buffer.bytes += _size(records)
+        if not records:
+            return
+        buffer = self._buffers[partition]
+        stamps = np.fromiter(map(_stamp_of, records), np.int64, len(records))
+        stamps = np.maximum.accumulate(np.minimum(stamps, now_ms + AHEAD_MS))
+        keys = np.maximum(stamps, buffer.newest).tolist()
+        buffer.newest = newest = keys[-1]
+        buffer.keys += keys
+        buffer.records += records
+        buffer.bytes += size_of(records)
         if newest > self._newest_ms:
             self._newest_ms, self._newest_at_ms = newest, now_ms
 
@@ -181,11 +186,15 @@ def within_runs(starts: NDArray[np.bool_]) -> NDArray[np.float64]:
 def _cut(buffer: _Buffer, count: int) -> list[Merged]:
     """Remove and return the first `count` records."""
     taken = list(zip(buffer.keys[:count], buffer.records[:count], strict=True))
-    buffer.bytes -= _size(buffer.records[:count])
+    buffer.bytes -= size_of(buffer.records[:count])
     del buffer.records[:count]
     del buffer.keys[:count]
     return taken
 
 
-def _size(records: Iterable[Record]) -> int:
-    return sum([len(record.value) for record in records if record.value is not None])
+def size_of(records: Sequence[Record]) -> int:
+    """Bytes of the records' values."""
+    try:
+        return sum(map(len, map(_value_of, records)))
+    except TypeError:  # a tombstone is among them
+        return sum(len(record.value) for record in records if record.value is not None)
