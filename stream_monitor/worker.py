@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import structlog
 
-from stream_monitor import metrics
+from stream_monitor import collector, metrics
 from stream_monitor.book import FIRST_EPOCH
 from stream_monitor.broker.protocol import Broker
 from stream_monitor.config import Settings
@@ -253,6 +253,7 @@ def _run_once(settings: Settings, stages: frozenset[StageName], stop: threading.
     broker = KafkaBroker(settings.kafka.to_settings())
     try:
         worker = Worker(settings, broker, stages, outside=outside)
+        collector.settle()
         log.info("running", instance=settings.instance, group=settings.group, stages=sorted(stages))
         try:
             worker.run(stop)

@@ -21,6 +21,7 @@ from river import drift, sketch
 
 from benchmarks.throughput.stages import Stages
 from benchmarks.throughput.workload import reference
+from stream_monitor import collector
 from stream_monitor.broker.kafka import KafkaBroker
 from stream_monitor.config import Settings
 from stream_monitor.publish import publish
@@ -149,6 +150,7 @@ def main_job(
     broker.create_topics(specs(settings))
     publish(broker, settings.topics.references, "bench", [reference()])
     worker = Worker(settings, broker)
+    collector.settle()  # as `worker.run` does
     assert worker.encode is not None
     assert worker.detect is not None
     deadline_s, watch, busy = time.monotonic() + PATIENCE_S, None, False
