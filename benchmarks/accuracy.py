@@ -3,7 +3,8 @@
 The car-loan stream: errors before row 25,000 and from there on, seen by a CUSUM that knows both distributions, at the
 mean time between false alarms that the product promises. In Lorden's sense no test that keeps the promise is faster
 (G. Moustakides, "Optimal stopping times for detecting changes in distributions", Ann. Statist. 14, 1986). Beside it
-the product on the same outcomes. Two streams: whether a prediction was wrong, and how far its score was off. `orders`: the outcomes before and after in so many random orders, beside the one that they came in.
+the product on the same outcomes. Two streams: whether a prediction was wrong, and how far its score was off.
+`orders`: the outcomes before and after in so many random orders, beside the one that they came in.
 """
 
 from __future__ import annotations
