@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +36,13 @@ def status(
     console = Console()
     console.width = max(console.width, WIDTH)
     console.print(table([record for record in records if record["type"] == "stream"]))
+    labels = [record for record in records if record["type"] == "labels"]
+    if labels:
+        console.print()
+        console.print(labels_table(labels))
+    if any(stream["metrics"] for record in labels for stream in record["streams"]):
+        console.print()
+        console.print(metrics_table(labels))
     for record in records:
         if record["type"] == "new_version":
             others = ", ".join(other or "(none)" for other in record["others"])
@@ -45,14 +52,29 @@ def status(
 
 def table(records: Sequence[Mapping[str, Any]]) -> Any:
     """The streams as a table of rich's."""
+    return _table(_COLUMNS, map(_row, records))
+
+
+def labels_table(records: Sequence[Mapping[str, Any]]) -> Any:
+    """What became of predictions and labels, a model a line."""
+    return _table(_LABELS, map(_labels_row, records))
+
+
+def metrics_table(records: Sequence[Mapping[str, Any]]) -> Any:
+    """How good the predictions of every stream have been lately, by the metrics that are watched."""
+    rows = [(record["model"], stream) for record in records for stream in record["streams"]]
+    return _table(_METRICS, (row for model, stream in rows for row in _metric_rows(model, stream)))
+
+
+def _table(columns: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> Any:
     from rich.table import Table
 
-    found = Table(*(title for title, _ in _COLUMNS), box=None, pad_edge=False)
-    for column, (_, right) in zip(found.columns, _COLUMNS, strict=True):
+    found = Table(*(title for title, _ in columns), box=None, pad_edge=False)
+    for column, (_, right) in zip(found.columns, columns, strict=True):
         column.justify = "right" if right else "left"
-        column.no_wrap = right or column.header == "stream"
-    for record in records:
-        found.add_row(*_row(record))
+        column.no_wrap = right or column.header in ("stream", "model")
+    for row in rows:
+        found.add_row(*row)
     return found
 
 
@@ -60,6 +82,50 @@ _COLUMNS = (
     ("stream", False), ("rows", True), ("a second", True), ("last seen", True), ("columns", True),
     ("reference", False), ("a false alarm in about", True), ("open alerts", False),
 )  # fmt: skip
+
+
+_LABELS = (
+    ("model", False), ("predictions", True), ("labelled", True), ("after (median, 99 %)", True), ("waiting", True),
+    ("left without", True), ("dropped", True), ("no id", True), ("without a prediction", True), ("corrections", True),
+    ("unusable", True),
+)  # fmt: skip
+_METRICS = (("stream", False), ("metric", False), ("now", False), ("in training", True), ("over", True),
+            ("open alerts", False))  # fmt: skip
+_SHOWN = ("accuracy", "auc", "mae")
+
+
+def _labels_row(record: Mapping[str, Any]) -> list[str]:
+    counts, delay = record["counts"], record["delay_s"]
+    coverage = record["coverage"]
+    # A prediction that brought its label with it, and has no id to wait by, is labelled as well.
+    share = f"{coverage:.1%}" if coverage is not None else f"{counts['inside']:,} inside" if counts["inside"] else ""
+    late = f"{_duration(delay['p50'])}, {_duration(delay['p99'])}" if delay else ""
+    told = ("unjoined", "dropped", "no_id", "unmatched", "corrections", "unusable")
+    return [record["model"], f"{counts['predictions']:,}", share, late, f"{record['waiting']:,}",
+            *(f"{counts[name]:,}" for name in told)]  # fmt: skip
+
+
+def _metric_rows(model: str, stream: Mapping[str, Any]) -> Iterator[list[str]]:
+    name = "/".join(part for part in (model, stream["version"], stream["segment"]) if part)
+    open_ = ", ".join(each["subject"] for each in stream["open"])
+    for metric in (metric for metric in _SHOWN if metric in stream["metrics"]):
+        found = stream["metrics"][metric]
+        before = "" if found["reference"] is None else f"{found['reference']:.3g}"
+        now = f"{found['value']:.3g} ({found['low']:.3g} – {found['high']:.3g})"
+        yield [name, metric, now, before, f"{found['n']:,} outcomes", open_]
+        name = open_ = ""
+
+
+def _duration(seconds: float) -> str:
+    """In the largest unit that it fills; delays are known to the bucket only.
+
+    >>> _duration(90.5), _duration(7_200), _duration(0.5)
+    ('1.5 min', '2 h', '0.5 s')
+    """
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def _row(record: Mapping[str, Any]) -> list[str]:

@@ -131,6 +131,7 @@ class TrackedModel:
     labels: list[tuple[int, LabelBatch]] = field(default_factory=list)
     unsaved_from: int | None = None
     outdated: bool = False
+    told_ms: int = LONG_AGO
 
     @property
     def first_offset(self) -> int | None:
@@ -149,9 +150,10 @@ class Held:
     are due.
 
     `clock`: what its ticks have said so far; `base`: the same as of the committed offset; `clocks`: of each tick since.
-    `untold`: streams saved since their status was written, in turn; `shown`: those that have one; `news`: status
-    records of versions that appeared; `versions`: by model, the first codes offset of each. `touched`: rows came
-    since the last commit. `roster`, `model_roster`: when each of its streams and models was let in.
+    `untold`: streams and models saved since their status was written, in turn; `shown`: streams that have one;
+    `news`: status records of versions that appeared; `versions`: by model, the first codes offset of each.
+    `touched`: rows came since the last commit. `roster`, `model_roster`: when each of its streams and models was let
+    in.
     `look_ms`: no stream falls silent or ends before, by the watermark.
     """
 
@@ -159,7 +161,7 @@ class Held:
     base: Clock
     roster: Roster
     model_roster: Roster
-    untold: dict[StreamKey, None] = field(default_factory=dict)
+    untold: dict[Subject, None] = field(default_factory=dict)
     shown: set[StreamKey] = field(default_factory=set)
     news: dict[bytes, bytes] = field(default_factory=dict)
     versions: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -307,7 +309,10 @@ class DetectStage:
         return DetectLevels(
             lag_of(self._consumer), len(watched), len(watched) - len(monitors),
             sum(len(monitor.entry.reference.columns) for monitor in monitors),
-            Counter(kind for stream in watched for kind in stream.open_kinds()), len(self._restoring),
+            Counter(chain((kind for stream in watched for kind in stream.open_kinds()),
+                          (kind for held in self._held.values() for tracked in held.models.values()
+                           for kind in tracked.model.open_kinds()))),
+            len(self._restoring),
             min(marks, default=None),
         )  # fmt: skip
 
@@ -656,9 +661,10 @@ class DetectStage:
         if alerts:
             self._urgent.add((partition, model.name))
 
-    def outcomes(self) -> dict[str, Report]:
-        """By model: how well its predictions are covered by labels, and how late those are."""
-        return {name: tracked.model.report() for held in self._held.values() for name, tracked in held.models.items()}
+    def outcomes(self, most: int | None = None) -> dict[str, Report]:
+        """By model, the first `most` by name: how labels cover its predictions, and how late those are."""
+        models = {name: tracked.model for held in self._held.values() for name, tracked in held.models.items()}
+        return {name: models[name].report() for name in sorted(models)[:most]}
 
     def model(self, name: str) -> Model:
         """A model held here; raises KeyError."""
@@ -710,7 +716,8 @@ class DetectStage:
     def _commit(self, now_s: float, *, everything: bool) -> None:
         """One transaction: alerts with the states of their streams, as many other states as the budget allows (all of
         them if `everything`), and an offset for every partition held."""
-        if not any(held.touched or held.due for held in self._held.values()) and not self._ticks_due(now_s, everything):
+        news = any(held.touched or held.due or (everything and held.untold) for held in self._held.values())
+        if not news and not self._ticks_due(now_s, everything):
             return
         member = self._consumer.member()
         if member is None:
@@ -752,24 +759,31 @@ class DetectStage:
         return batchful
 
     def _tell_status(self, batchful: _Batchful, held: Held, everything: bool) -> None:
-        """The status of streams that were saved since it was last told, each at most once a minute."""
+        """The status of streams and models that were saved since it was last told, each at most once a minute."""
         topic, clock_ms = self._settings.topics.status, held.clock.clock_ms
         batchful.messages += [Message(topic, key, record) for key, record in held.news.items()]
         for key in held.shown - held.streams.keys():
             batchful.messages.append(Message(topic, status.stream_key(key), None))
             batchful.untold.append((held, key))
-        for key in list(held.untold)[: len(held.untold) if everything else STATUS_AT_ONCE]:
-            tracked = held.streams.get(key)
+        for subject in list(held.untold)[: len(held.untold) if everything else STATUS_AT_ONCE]:
+            tracked = held.models.get(subject) if isinstance(subject, str) else held.streams.get(subject)
             if tracked is None:  # it has ended
-                del held.untold[key]
+                del held.untold[subject]
             elif everything or clock_ms - tracked.told_ms >= status.EVERY_MS:
-                budget = self._settings.for_model(key.model).detection.budget_events
-                record = status.stream_record(tracked.stream, budget, clock_ms)
-                batchful.messages.append(Message(topic, status.stream_key(key), record))
-                batchful.told.append((held, key))
+                batchful.messages.append(self._status_of(tracked, clock_ms))
+                batchful.told.append((held, subject))
             else:  # its turn comes
-                del held.untold[key]
-                held.untold[key] = None
+                del held.untold[subject]
+                held.untold[subject] = None
+
+    def _status_of(self, tracked: Tracked | TrackedModel, clock_ms: int) -> Message:
+        topic = self._settings.topics.status
+        if isinstance(tracked, TrackedModel):
+            model = tracked.model
+            return Message(topic, status.labels_key(model.name), status.labels_record(model, clock_ms))
+        key = tracked.stream.key
+        budget = self._settings.for_model(key.model).detection.budget_events
+        return Message(topic, status.stream_key(key), status.stream_record(tracked.stream, budget, clock_ms))
 
     def _in_turn(self) -> list[tuple[TopicPartition, Held]]:
         """The partitions, beginning behind the one saved last: else the first would use up the budget for ever."""
@@ -794,6 +808,7 @@ class DetectStage:
         if isinstance(tracked, TrackedModel):
             records, model_saved = model_state.save(tracked.model, *where, tracked.saved, version)
             batchful.saved_models.append((tracked, model_saved))
+            self._held[partition].untold[tracked.model.name] = None
         else:
             records, saved = states.save(tracked.stream, *where, tracked.saved, version)
             batchful.saved.append((tracked, saved))
@@ -833,8 +848,9 @@ class DetectStage:
             tracked_model.model.waiting.forget_fresh()
         for held, key in batchful.told:
             del held.untold[key]
-            held.shown.add(key)
-            held.streams[key].told_ms = held.clock.clock_ms
+            held.tracked(key).told_ms = held.clock.clock_ms
+            if not isinstance(key, str):
+                held.shown.add(key)
         for held, key in batchful.untold:
             held.shown.discard(key)
             held.forget_version(key)
@@ -871,7 +887,7 @@ class _Batchful:
     messages: list[Message] = field(default_factory=list)
     saved: list[tuple[Tracked, states.Saved]] = field(default_factory=list)
     saved_models: list[tuple[TrackedModel, model_state.Saved]] = field(default_factory=list)
-    told: list[tuple[Held, StreamKey]] = field(default_factory=list)
+    told: list[tuple[Held, Subject]] = field(default_factory=list)
     untold: list[tuple[Held, StreamKey]] = field(default_factory=list)
     """Streams that have ended, whose status is deleted."""
     bytes: int = 0

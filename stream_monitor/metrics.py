@@ -19,6 +19,7 @@ import stream_monitor
 if TYPE_CHECKING:
     from stream_monitor.detect_stage import DetectStage
     from stream_monitor.encode_stage import EncodeStage
+    from stream_monitor.model import Report
 
 PREFIX: Final = "stream_monitor_"
 COMMIT_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -66,6 +67,19 @@ HELD_BACK: Final = _gauge("encoding_held_back", "1 while encoding waits for dete
 WATERMARK_AGE: Final = _gauge(
     "watermark_age_seconds", "How far the time up to which detection has seen everything lies behind the clock."
 )
+LABEL_OUTCOMES: Final = _counter(
+    "label_outcomes_total", "Predictions and labels by what became of them since their model was first seen.",
+    "model", "outcome",
+)  # fmt: skip
+PREDICTIONS_WAITING: Final = _gauge("predictions_waiting", "Predictions and early labels held for joining.", "model")
+LABEL_COVERAGE: Final = _gauge(
+    "label_coverage_ratio",
+    "Of predictions that found their label or were let go, the share that found it.",
+    "model",
+)
+LABEL_DELAY: Final = _gauge(
+    "label_delay_seconds", "Quantile of the time from a prediction to its label.", "model", "quantile"
+)
 COMMITS: Final = _counter("commits_total", "Transactions committed.", "stage")
 ABORTS: Final = _counter("aborted_transactions_total", "Transactions rolled back and done again.", "stage")
 COMMIT_SECONDS: Final = Metric(
@@ -82,6 +96,8 @@ ALL: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values(
 _FAMILIES: Final = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 
 Sample = tuple[Metric, tuple[str, ...], float]
+MOST_MODELS: Final = 200
+"""Models whose labels are told, the first by name: a scrape is not to grow with the number of models for ever."""
 
 
 def of_encode(stage: EncodeStage) -> Iterator[Sample]:
@@ -128,6 +144,17 @@ def of_detect(stage: DetectStage, now_ms: int) -> Iterator[Sample]:
     yield RESTORING, (), levels.restoring
     if levels.watermark_ms is not None:
         yield WATERMARK_AGE, (), max(0.0, (now_ms - levels.watermark_ms) / 1000)
+    for name, report in stage.outcomes(MOST_MODELS).items():
+        yield from _of_labels(name, report)
+
+
+def _of_labels(model: str, report: Report) -> Iterator[Sample]:
+    """How well a model's predictions are covered by labels."""
+    yield from ((LABEL_OUTCOMES, (model, outcome), number) for outcome, number in report.shown().items())
+    yield PREDICTIONS_WAITING, (model,), report.waiting
+    if report.coverage is not None:
+        yield LABEL_COVERAGE, (model,), report.coverage
+    yield from ((LABEL_DELAY, (model, f"0.{level[1:]}".rstrip("0")), delay) for level, delay in report.delay_s.items())
 
 
 class Metrics(Collector):

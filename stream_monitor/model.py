@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream_monitor.alerts import Alert
+from stream_monitor.alerts import Alert, AlertKind
 from stream_monitor.batch import Origins
 from stream_monitor.book import ReferenceBook
 from stream_monitor.labels import LabelBatch
@@ -83,6 +83,10 @@ class Model:
             counts, len(self.waiting), counts.joined / judged if judged else None,
             {f"p{level}": delay for level in (50, 90, 99) if (delay := self._delay_s(level / 100)) is not None},
         )  # fmt: skip
+
+    def open_kinds(self) -> list[AlertKind]:
+        """The kind of every open alert about outcomes."""
+        return [kind for scoring in self.scorings.values() for kind, *_ in scoring.open_alerts()]
 
     def _delay_s(self, level: float) -> float | None:
         total = int(self.delays.sum())

@@ -384,6 +384,19 @@ class Scoring:
             state, self.monitor.trail.at(row),
         )  # fmt: skip
 
+    def open_alerts(self) -> list[tuple[AlertKind, str, str, int]]:
+        """Of every open alert: its kind, its subject, its episode, and the time of its onset in milliseconds."""
+        if self.monitor is None:
+            return []
+        columns = self.monitor.entry.reference.columns
+        found = [(AlertKind.CONCEPT_DRIFT, columns[each.column].name, each.id, each.onset[3])
+                 for _, each in sorted(self.monitor.episodes.items())]  # fmt: skip
+        return found + [
+            (AlertKind.PERFORMANCE, guard.limit.subject, guard.broken.id, guard.broken.onset[3])
+            for guard in self.guards
+            if guard.broken is not None
+        ]
+
     def metrics(self) -> dict[str, Interval]:
         """All metrics over the window."""
         if self.performance is None:

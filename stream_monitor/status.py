@@ -1,7 +1,8 @@
 """What the status topic says: how every stream stands, and which versions appeared. Compacted; one record a stream.
 
-Keys: `["stream", model, version, segment]` and `["new_version", model, version]`. A record is written with the state of
-its stream, in the same transaction, at most once a minute by the ticks' clock; that of a stream that ends is deleted.
+Keys: `["stream", model, version, segment]`, `["labels", model]` and `["new_version", model, version]`. A record is
+written with the state of its stream or model, in the same transaction, at most once a minute by the ticks' clock; that
+of a stream that ends is deleted.
 It is for people and dashboards: nothing of ours reads it back, and nothing is decided by it.
 """
 
@@ -9,8 +10,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import orjson
 
 from stream_monitor.alerts import rfc3339
@@ -22,14 +25,18 @@ from stream_monitor.limits import UNBORN
 from stream_monitor.trail import FINE
 
 if TYPE_CHECKING:
+    from stream_monitor.model import Model
     from stream_monitor.monitor import Monitor
     from stream_monitor.reference import StreamKey
+    from stream_monitor.scoring import Scoring
     from stream_monitor.stream import Stream
 
 EVERY_MS: Final = 60_000
 """Between two records of one stream, by the ticks' clock."""
 MOST_OPEN: Final = 20
 """Open alerts that a record lists."""
+MOST_SCORED: Final = 50
+"""Streams whose metrics a record lists."""
 READ_S: Final = 30.0
 _DAY_S: Final = 86_400
 
@@ -40,6 +47,10 @@ def stream_key(key: StreamKey) -> bytes:
 
 def version_key(model: str, version: str) -> bytes:
     return orjson.dumps(["new_version", model, version])
+
+
+def labels_key(model: str) -> bytes:
+    return orjson.dumps(["labels", model])
 
 
 def stream_record(stream: Stream, budget_events: int, clock_ms: int) -> bytes:
@@ -71,6 +82,40 @@ def stream_record(stream: Stream, budget_events: int, clock_ms: int) -> bytes:
     return orjson.dumps(document)
 
 
+def labels_record(model: Model, clock_ms: int) -> bytes:
+    """What became of a model's predictions and labels, and how good the predictions of each of its streams are.
+
+    `counts`: see `waiting.Counts`; `coverage`, `delay_s`: see `model.Report`; `metrics`: over the last outcomes, each
+    with its interval, beside what it was in training (`reference`).
+    """
+    report = model.report()
+    keys, scorings = list(model.streams), sorted(model.scorings.items())[:MOST_SCORED]
+    return orjson.dumps(
+        {
+            "type": "labels", "model": model.name, "as_of": _dated(clock_ms), "waiting": report.waiting,
+            "coverage": _rounded(report.coverage) if report.coverage is not None else None,
+            "delay_s": report.delay_s, "counts": msgspec.structs.asdict(report.counts),
+            "streams": [_scored(keys[number], scoring) for number, scoring in scorings],
+        }
+    )  # fmt: skip
+
+
+def _scored(key: StreamKey, scoring: Scoring) -> dict[str, Any]:
+    performance = scoring.performance
+    known = performance.metrics if performance is not None else {}
+    open_ = sorted(scoring.open_alerts(), key=itemgetter(3))
+    return {
+        "version": key.version, "segment": key.segment, "learning": performance is None,
+        "outcomes": scoring.monitor.rows if scoring.monitor is not None else 0,
+        "metrics": {name: {"value": _short(each.value), "low": _short(each.low), "high": _short(each.high),
+                           "n": each.n, "reference": _short(known[name]) if name in known else None}
+                    for name, each in scoring.metrics().items()},
+        "alerts_open": len(open_),
+        "open": [{"kind": kind.value, "subject": subject, "since": rfc3339(since_ms), "episode": episode}
+                 for kind, subject, episode, since_ms in open_[:MOST_OPEN]],
+    }  # fmt: skip
+
+
 def version_record(key: StreamKey, others: Iterable[str], first_ms: int) -> bytes:
     """A version of a model that is seen for the first time, beside others."""
     return orjson.dumps(
@@ -98,6 +143,10 @@ def _rate(monitor: Monitor) -> float | None:
         return None
     passed_ms = monitor.trail.at(last).time_ms - monitor.trail.at(first).time_ms
     return _rounded((last - first) * 1_000 / passed_ms) if passed_ms > 0 else None
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def _rounded(value: float) -> float:

@@ -18,7 +18,8 @@ from stream_monitor.events import REASONS
 from stream_monitor.http import Pulse, Server, serve
 from stream_monitor.metrics import Metrics
 from stream_monitor.worker import Outside, Worker
-from tests.unit.world import World, message, reference, rows
+from tests.unit.test_model import label_of, labelled, write_labels
+from tests.unit.world import MODEL, World, message, reference, rows
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -104,6 +105,28 @@ def test_a_worker_tells_how_it_goes(seen: Outside) -> None:
     assert found["stream_monitor_commits_total", ("detect",)] > 0
     assert found["stream_monitor_watermark_age_seconds", ()] >= 0
     assert found["process_resident_memory_bytes", ()] > 0
+
+
+def test_labels_are_told_by_model(seen: Outside) -> None:
+    world = labelled(max_waiting=1_000)
+    worker = watched(world, seen)
+    batch = rows(1_500)
+    world.write(batch, partition=0)
+    world.settle(worker)
+    write_labels(world, [(row.id, label_of(row)) for row in batch[500:]])
+    world.settle(worker)
+    world.turn(worker, rounds=5)
+    found = scraped(seen)
+    worker.close()
+    name = "stream_monitor_label_outcomes_total"
+    assert {outcome: found[name, (MODEL, outcome)] for outcome in ("predictions", "labels", "joined", "dropped")} == {
+        "predictions": 1_500, "labels": 1_000, "joined": 1_000, "dropped": 500,
+    }  # fmt: skip
+    assert found["stream_monitor_label_coverage_ratio", (MODEL,)] == pytest.approx(1_000 / 1_500)
+    assert found["stream_monitor_predictions_waiting", (MODEL,)] == 1_000
+    assert {f"{quantile}" for name, labels in found if "delay" in name for quantile in labels[1:]} == {
+        "0.5", "0.9", "0.99"
+    }  # fmt: skip
 
 
 def test_lag_is_told_while_there_is_any(seen: Outside) -> None:

@@ -75,6 +75,8 @@ def test_what_waits_too_long_is_let_go_and_counted() -> None:
     world = labelled(horizon_hours=1)
     worker = world.worker()
     world.write(rows(100))
+    world.settle(worker)
+    world.now_s += 10_000
     world.write(rows(100, first=1_000_000))  # 10,000 s later
     world.settle(worker)
     found = report(worker)

@@ -11,11 +11,12 @@ import pytest
 from stream_monitor import cli, status
 from stream_monitor.alerts import rfc3339
 from stream_monitor.broker.protocol import Message
-from stream_monitor.cli_status import table
+from stream_monitor.cli_status import labels_table, metrics_table, table
 from stream_monitor.errors import TopicMismatch
 from stream_monitor.reference import StreamKey
 from tests.faults.oracle import expected, found
 from tests.unit.test_limits import committed, event, versions
+from tests.unit.test_model import LABELS, label_of, write_labels
 from tests.unit.world import MODEL, START_MS, STEP_MS, World, reference, rows, settings
 
 
@@ -145,6 +146,84 @@ def test_the_table() -> None:
     assert f"{reference().digest()[:8]}, stream, 5,000 rows" in shown
     assert "1.16 days" in shown
     assert "city" in shown
+
+
+def outcomes() -> World:
+    """1,100 predictions, labels for 1,000; one repeated, two corrected, one without id, two for no prediction."""
+    base = settings(
+        topics={"partitions": 2, "labels": LABELS},
+        labels={"max_waiting": 1_050},
+        detection={"budget_events": 1_000_000, "warmup_events": 200},
+    )
+    world = World(base, references=[reference()])
+    worker = world.worker()
+    batch = rows(1_100)
+    world.write(batch[:1_000])
+    world.settle(worker)
+    write_labels(world, [(row.id, label_of(row)) for row in batch[:1_000]])
+    world.settle(worker)
+    first = batch[0]
+    write_labels(world, [(first.id, label_of(first)), *((row.id, 1 - label_of(row)) for row in batch[1:3]),
+                         (None, 1), ("nobody", 1), ("nothing", 0)])  # fmt: skip
+    world.settle(worker)
+    world.write(batch[1_000:])
+    world.settle(worker)
+    worker.close()
+    return world
+
+
+def test_what_became_of_labels_is_told() -> None:
+    world = outcomes()
+    (told,) = [each for each in status.read(world.broker, world.base.topics.status) if each["type"] == "labels"]
+    counts = told["counts"]
+    assert (told["model"], told["waiting"], told["coverage"]) == (MODEL, 1_050, 1.0)
+    assert (counts["predictions"], counts["labels"], counts["joined"]) == (1_100, 1_005, 1_000)
+    assert (counts["repeated"], counts["corrections"], counts["unmatched"]) == (1, 2, 0)
+    assert counts["dropped"] == 0, "those let go had their labels"
+    assert 1_050 <= told["delay_s"]["p50"] <= 1_070 * 2**0.5, "the upper end of a bucket that is √2 wide"
+    (stream,) = told["streams"]
+    assert (stream["learning"], stream["outcomes"]) == (False, 800)
+    found = stream["metrics"]["accuracy"]
+    assert found["low"] < found["value"] < found["high"]
+    assert (found["n"], found["reference"] is None) == (800, False)
+
+
+def test_labels_have_tables() -> None:
+    from rich.console import Console
+
+    world = outcomes()
+    labels = [each for each in status.read(world.broker, world.base.topics.status) if each["type"] == "labels"]
+    console = Console(record=True, width=200)
+    console.print(labels_table(labels))
+    console.print(metrics_table(labels))
+    shown = console.export_text().splitlines()
+    assert shown[1].split()[:3] == [MODEL, "1,100", "100.0%"]
+    assert shown[1].split()[-6:] == ["0", "0", "0", "0", "2", "0"]
+    assert shown[3].split()[:2] == [MODEL, "accuracy"]
+    assert "800 outcomes" in shown[3]
+
+
+def test_a_performance_alert_that_is_open_is_told() -> None:
+    base = settings(topics={"partitions": 1, "labels": LABELS},
+                    detection={"budget_events": 100_000, "warmup_events": 1_000})  # fmt: skip
+    world = World(base, references=[reference()])
+    worker = world.worker()
+    batch = rows(4_000)
+    world.write(batch)
+    write_labels(world, [(row.id, label_of(row)) for row in batch[:2_500]])
+    world.settle(worker)
+    write_labels(world, [(row.id, 1 - label_of(row)) for row in batch[2_500:]])
+    world.settle(worker)
+    assert worker.detect is not None
+    kinds = worker.detect.levels().open
+    worker.close()
+    (told,) = [each for each in status.read(world.broker, base.topics.status) if each["type"] == "labels"]
+    firing = {(a["kind"], a["column"]): a["episode"] for a in world.alerts() if a["state"] == "firing"}
+    open_ = {(each["kind"], each["subject"]): each["episode"] for each in told["streams"][0]["open"]}
+    assert open_ == {key: episode for key, episode in firing.items() if key[0] in ("concept_drift", "performance")}
+    assert kinds["performance"] >= 1
+    assert kinds["concept_drift"] >= 1
+    assert told["streams"][0]["alerts_open"] == kinds["performance"] + kinds["concept_drift"]
 
 
 def test_a_missing_topic_is_said() -> None:
