@@ -56,7 +56,7 @@ class Arena:
     """One group on a test cluster. Workers are forked, so that starting one costs no imports.
 
     `addresses` are where the test itself goes, in the clear and undisturbed; `workers_at`, if given, is where the
-    workers are sent instead: to a proxy, or to a listener that asks who they are.
+    workers are sent instead: to a proxy, or to a listener that asks who they are. `predictions`: its partitions.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Arena:
         seed: int,
         *,
         workers_at: Sequence[str] | None = None,
+        predictions: int = 3,
         **overrides: Any,
     ) -> None:
         self.name = f"f{uuid.uuid4().hex[:8]}"
@@ -82,7 +83,7 @@ class Arena:
         self.restart_on: frozenset[int] = frozenset()
         """Exit codes on which a supervisor starts a worker again; any other end fails the test."""
         self._batches: tuple[dict[TopicPartition, int], dict[TopicPartition, int]] | None = None
-        self.broker.create_topics(specs(self.settings, predictions=3))
+        self.broker.create_topics(specs(self.settings, predictions=predictions))
         given = [world.reference("m"), world.reference("n")]
         publish(self.broker, self.settings.topics.references, f"{self.name}.test", given)
         self._context = get_context("forkserver")
@@ -104,7 +105,7 @@ class Arena:
             "detection": {"budget_events": 100_000, "warmup_events": 500},
         }  # fmt: skip
         for key, value in overrides.items():
-            document[key] = {**document.get(key, {}), **value}  # type: ignore[dict-item]
+            document[key] = {**document.get(key, {}), **value} if isinstance(value, dict) else value  # type: ignore[dict-item]
         path = self.directory / name
         path.write_text(yaml.safe_dump(document))
         return path

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from stream_monitor.broker.memory import MemoryBroker, MemoryConsumer, MemoryMember, MemoryProducer, MemoryReader
 from stream_monitor.broker.protocol import (
@@ -26,6 +27,20 @@ from stream_monitor.errors import BrokerUnavailable, OutcomeUnknown, Transaction
 
 BEFORE = COMMIT_STEPS[:-1]
 """Steps at which nothing of the transaction is visible yet."""
+CALL_FAULTS: Final = ("killed", "unavailable", "unavailable", "interlude")
+CALLS: Final = ("consumer", "reader", "producer", "topics", "committed", "bounds", "ends", "group offsets")
+POLL_FAULTS: Final = ("killed", "nothing", "nothing", "interlude")
+COMMIT_FAULTS: Final[Mapping[str, Sequence[str]]] = {
+    "killed": COMMIT_STEPS, "interlude": COMMIT_STEPS, "aborted": BEFORE, "unknown": ("commit", "done")
+}  # fmt: skip
+"""Where each fault of a commit strikes; `unknown`: its reply is lost, before or after it was done."""
+EVERY_FAULT: Final = frozenset(
+    [f"{call}: {fault}" for call in CALLS for fault in CALL_FAULTS]
+    + [f"{call}: {fault}" for call in ("poll", "read") for fault in POLL_FAULTS]
+    + [f"commit: {fault} at {step}" for fault, steps in COMMIT_FAULTS.items() for step in steps]
+    + ["commit: unavailable", "member: unstable"]
+)
+"""All that can happen at a broker's call, as `Chaos.happened` words it."""
 
 
 class Killed(BaseException):
@@ -54,12 +69,14 @@ class Chaos:
         return fault
 
     def call(self, what: str) -> None:
-        """A request to the broker that may go unanswered."""
-        match self.strikes(what, "killed", "unavailable", "unavailable"):
+        """A request to the broker that may go unanswered, or take its time."""
+        match self.strikes(what, *CALL_FAULTS):
             case "killed":
                 raise Killed(what)
             case "unavailable":
                 raise BrokerUnavailable(f"injected: {what}")
+            case "interlude":
+                self.interlude()
 
 
 class ChaosConsumer:
@@ -68,7 +85,7 @@ class ChaosConsumer:
         chaos.open.add(id(self))
 
     def poll(self, timeout_s: float) -> Polled:
-        match self._chaos.strikes("poll", "killed", "nothing", "nothing", "interlude"):
+        match self._chaos.strikes("poll", *POLL_FAULTS):
             case "killed":
                 raise Killed("poll")
             case "nothing":  # an unreachable broker raises nothing
@@ -130,7 +147,7 @@ class ChaosReader:
         chaos.open.add(id(self))
 
     def poll(self, timeout_s: float) -> list[Record]:
-        match self._chaos.strikes("read", "killed", "nothing", "interlude"):
+        match self._chaos.strikes("read", *POLL_FAULTS):
             case "killed":
                 raise Killed("read")
             case "nothing":
@@ -164,11 +181,10 @@ class ChaosProducer:
         chaos.open.add(id(self))
 
     def commit(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], member: Member | None) -> None:
-        fault = self._chaos.strikes("commit", "unavailable", "killed", "aborted", "unknown", "interlude", more=6)
+        fault = self._chaos.strikes("commit", "unavailable", *COMMIT_FAULTS, more=6)
         if fault == "unavailable":
             raise BrokerUnavailable("injected: commit")
-        steps = {"aborted": BEFORE, "unknown": ("commit", "done")}.get(fault, COMMIT_STEPS)
-        self._plan = (fault, self._chaos.random.choice(steps)) if fault else ("", "")
+        self._plan = (fault, self._chaos.random.choice(COMMIT_FAULTS[fault])) if fault else ("", "")
         if fault:
             self._chaos.happened[-1] += f" at {self._plan[1]}"
         self._inner.commit(messages, offsets, member)
