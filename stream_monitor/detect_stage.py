@@ -186,6 +186,12 @@ class Held:
             if not versions:
                 self.versions.pop(key.model, None)
 
+    @property
+    def reached(self) -> int:
+        """The offset up to which the codes are in these states."""
+        subjects: list[Subject] = [*self.streams, *self.models]
+        return max(self.clock.offset, max((self.tracked(each).queue.stamp for each in subjects), default=0))
+
     def begin_anew(self, offset: int) -> None:
         """The log was cut or made anew and goes on at `offset`: a stamp beyond it would skip rows never seen."""
         self.clock = self.base = msgspec.structs.replace(self.clock, offset=min(self.clock.offset, offset))
@@ -380,7 +386,8 @@ class DetectStage:
         with ExitStack() as opened:
             reader = opened.enter_context(closing(self._broker.reader([source])))
             first = reader.position(source)
-            self._restoring[partition] = Restoring(reader, source, offset, reader.end_offsets()[source], first)
+            end, known = reader.end_offsets()[source], committed is not None
+            self._restoring[partition] = Restoring(reader, source, offset, end, first, known)
             opened.pop_all()
 
     def _go_on_restoring(self, now_s: float) -> None:
@@ -427,6 +434,8 @@ class DetectStage:
             del self._restoring[partition]
             self._held[partition] = self._building.pop(partition)
             self._consumer.seek(partition, restoring.offset)
+            if not restoring.committed:
+                self._look_whether_anew(partition)
             self._consumer.resume([partition])
             if restoring.streams:
                 log.info("restored", partition=partition.partition, streams=restoring.streams, offset=restoring.offset)
@@ -486,22 +495,35 @@ class DetectStage:
             self.counts.cold_detectors += 1
             log.error("detector starts cold", stream=str(key), detector=name, why=why)
 
+    def _look_whether_anew(self, partition: TopicPartition) -> None:
+        """The group has no offset here: if its states are of offsets that this log has not come to, it is another one,
+        and they would skip rows never seen. The end is asked for now, since it is no state of this log that can be
+        beyond it."""
+        reached = self._held[partition].reached
+        first, end = self._consumer.bounds([partition])[partition]
+        if reached > end:
+            self._go_on_after(partition, gaps.made_anew(partition.topic, partition.partition, reached, first))
+
     def _on_gap(self, partitions: Collection[TopicPartition]) -> None:
         for partition, (first, end) in self._consumer.bounds(partitions).items():
             for record in self._unread_records.pop(partition, ()):  # what stands before the gap
                 self._read(partition, self._held[partition], record)
             position = self._consumer.position(partition)
-            gap = gaps.find(partition.topic, partition.partition, position, gaps.Bounds(first, end))
-            log.error("gap: the stored position is not in the log any more", topic=gap.topic, partition=gap.partition,
-                      position=position, goes_on_at=gap.resumed_at, lost=gap.lost)  # fmt: skip
-            held = self._held[partition]
-            self._alerts.append((partition, gaps.alert_of(gap, max(held.clock.clock_ms, 0))))
-            held.touched = True
-            if gap.anew:
-                held.begin_anew(gap.resumed_at)
-            self._gaps[partition] = gap
-            self._consumer.seek(partition, gap.resumed_at)
+            self._go_on_after(
+                partition, gaps.find(partition.topic, partition.partition, position, gaps.Bounds(first, end))
+            )
         self._consumer.resume(partitions)
+
+    def _go_on_after(self, partition: TopicPartition, gap: gaps.Found) -> None:
+        log.error("gap: the stored position is not in the log any more", topic=gap.topic, partition=gap.partition,
+                  position=gap.position, goes_on_at=gap.resumed_at, lost=gap.lost)  # fmt: skip
+        held = self._held[partition]
+        self._alerts.append((partition, gaps.alert_of(gap, max(held.clock.clock_ms, 0))))
+        held.touched = True
+        if gap.anew:
+            held.begin_anew(gap.resumed_at)
+        self._gaps[partition] = gap
+        self._consumer.seek(partition, gap.resumed_at)
 
     # ---- detection ----
 

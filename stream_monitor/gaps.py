@@ -43,13 +43,23 @@ def find(topic: str, partition: int, position: int, bounds: Bounds) -> Found:
     return Found(topic, partition, position, bounds.first, max(0, bounds.first - position), False)
 
 
+def made_anew(topic: str, partition: int, position: int, first: int) -> Found:
+    """Of a log of which nothing was read yet: the broker has forgotten the offsets of the one that was there before."""
+    return Found(topic, partition, position, first, 0, True)
+
+
 def alert_of(gap: Found, now_ms: int) -> Alert:
     """Its id depends on what was lost alone: the same gap found again, after a crash before the commit, is the same
     alert."""
     name = f"{gap.topic}-{gap.partition}"
     parts = ["gap", gap.topic, gap.partition, gap.position, gap.resumed_at]
     identity = hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
-    if gap.anew:
+    if gap.anew and not gap.lost:
+        text = (
+            f"{name}: the topic was deleted and made anew: the old one was read up to {gap.position:,}; this one is "
+            f"read from {gap.resumed_at:,} on, nothing of it is lost"
+        )
+    elif gap.anew:
         text = (
             f"{name}: the topic was deleted and made anew, or lost its end: read up to {gap.position:,}, but the log "
             f"ends at {gap.resumed_at:,}; going on there, up to {gap.lost:,} records are not watched"

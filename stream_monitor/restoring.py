@@ -45,6 +45,8 @@ class Restoring:
     offset: int
     end: int
     first: int = 0
+    committed: bool = True
+    """False: the group has no offset, be it new, or that its offset expired, or that the topic was deleted."""
     records: dict[bytes, bytes] = field(default_factory=dict)
     bytes: int = 0
     """Read and not yet built."""

@@ -57,6 +57,29 @@ def test_pause_holds_back_and_resume_goes_on_without_loss(env: Environment) -> N
     assert [record.offset for record in take(consumer, 10)] == list(range(10, 20))
 
 
+def test_what_was_fetched_before_a_pause_comes_after_it_though_nothing_new_is_written(env: Environment) -> None:
+    """Every partition is paused with its first records, while the rest of what was fetched of it waits in the client."""
+    topic = env.topic(partitions=3)
+    counts = (25_000, 25_000, 10)
+    env.backend.append([Message(topic, None, b"x", at) for at, count in enumerate(counts) for _ in range(count)])
+    consumer = env.consumer(env.name("group"), topic, "a")
+    settle([consumer], [3])
+    start_reading(consumer, consumer.assignment())
+    found: dict[TopicPartition, list[int]] = {}
+    for _ in attempts("what was fetched"):
+        polled = consumer.poll(0.2)
+        for partition, records in polled.records.items():
+            found.setdefault(partition, []).extend(record.offset for record in records)
+            consumer.pause([partition])
+        if not polled:
+            consumer.resume(consumer.assignment())
+        if sum(map(len, found.values())) == sum(counts):
+            break
+    assert {partition.partition: offsets for partition, offsets in found.items()} == {
+        at: list(range(count)) for at, count in enumerate(counts)
+    }
+
+
 def test_bounds_and_end_seen(env: Environment) -> None:
     topic = env.topic()
     partition = TopicPartition(topic, 0)

@@ -69,6 +69,7 @@ class _Source:
             raise self._failed
         try:
             self._keep_join()
+            self._clear_line()
             batches: Mapping[Any, Any] = self._consumer.poll(timeout_ms=round(timeout_s * 1000))
             self._raise_if_fenced()
         except errors.OffsetOutOfRangeError as error:
@@ -97,6 +98,17 @@ class _Source:
             coordinator.request_rejoin()
         if coordinator._join_task is not None and not isinstance(coordinator._join_task, _Join):
             coordinator._join_task = _Join(coordinator._join_task)
+
+    def _clear_line(self) -> None:
+        """Have what was fetched of a partition before it was paused come when it is resumed.
+
+        The client puts that aside, fetches no more of the partition while it has it, and looks for it only when no
+        other fetch is in line. One that was read to its end stays in line, though, until something else is fetched: of
+        a backlog whose partitions are all paused and resumed, never.
+        """
+        fetcher = self._consumer._fetcher
+        if not fetcher._next_partition_records:
+            fetcher._next_partition_records = None
 
     def _raise_if_fenced(self) -> None:
         """Notice a namesake: the client only stops its heartbeats then, stays "stable", and spins without waiting."""

@@ -119,6 +119,16 @@ class MemoryBroker:
             self._topic(topic)
             self._grow(topic, total)
 
+    def delete_topic(self, name: str) -> None:
+        """A topic goes, and with it the offsets that groups have in it, as in Kafka."""
+        with self.changed:
+            self._topic(name)
+            del self._topics[name]
+            for group in self._groups.values():
+                for partition in [each for each in group.offsets if each.topic == name]:
+                    del group.offsets[partition]
+            self.changed.notify_all()
+
     def expel(self, group: str, instance: str) -> None:
         """Remove a member as when its session expires: it was killed, or hangs; if it polls again, it has lost all."""
         with self.changed:
