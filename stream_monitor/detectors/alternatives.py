@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from math import log
 from typing import Any, Final
 
 import numpy as np
@@ -173,6 +174,29 @@ def _finish(found: list[Alternative]) -> tuple[Alternative, ...]:
     total = sum(alternative.weight for alternative in found)
     found = found + [Alternative("", "change", 0.0, 0.0)] * (-len(found) % LANES)
     return tuple(replace(a, weight=a.weight / total) for a in found)
+
+
+@cache
+def families(layout: Layout) -> tuple[tuple[int, ...], ...]:
+    """The numbers of the alternatives that differ by their step only, each family from the weakest on."""
+    found: dict[tuple[object, ...], list[int]] = {}
+    for number, alternative in enumerate(layout.alternatives):
+        if alternative.weight > 0:
+            found.setdefault(_family(alternative), []).append(number)
+    return tuple(tuple(sorted(own, key=lambda k: _strength(layout.alternatives[k]))) for own in found.values())
+
+
+def _family(alternative: Alternative) -> tuple[object, ...]:
+    name, step = alternative.name, alternative.step
+    if name.startswith("scale"):
+        return "scale", step > 1
+    if name.startswith("location") or (alternative.codes and name not in _POWER_NAMES):
+        return "location", alternative.codes, step > 0
+    return (name,)
+
+
+def _strength(alternative: Alternative) -> float:
+    return abs(log(alternative.step)) if alternative.name.startswith("scale") else abs(alternative.step)
 
 
 def likelihood_ratios(layout: Layout, p: Floats, n: Floats) -> Floats:

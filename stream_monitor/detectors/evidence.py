@@ -12,13 +12,13 @@ by a jump (each factor is weakened, each weight w_k raised, see `doubt.py`), and
 factor is raised to 1/τ, τ the integrated autocorrelation time; by Jensen's inequality that keeps the bound).
 
 When it fires, w_k R_k are the posterior odds of the alternatives, and from there on they go through the forward
-filter of a hidden Markov model whose states are the alternatives, a drift half as large as each, and the reference: a
-drift ends in any row with probability `return_hazard`, or turns into another with `change_hazard`. A return is proved
-when the odds of the reference reach `return_odds`. The halves are there for drifts between the reference and the
-weakest alternative, which would be opened and closed in turns. By the same theorem, the other way round, a drift that
-goes on is *falsely* declared over at most once in `return_odds`/`return_hazard` rows in the mean; and a strong drift's
-end is seen as fast as its onset was, because the episode itself has ruled out the weak alternatives, which look like
-the reference.
+filter of a hidden Markov model whose states are the alternatives, a drift half as large as the weakest of each family,
+and the reference: a drift ends in any row with probability `return_hazard`, turns into another with `change_hazard`, or
+into the next weaker of its family with `FADE_HAZARD`. A return is proved when the odds of the reference reach
+`return_odds`. The halves are there for drifts between the reference and the weakest alternative, which would be opened
+and closed in turns. By the same theorem, the other way round, a drift that goes on is *falsely* declared over at most
+once in `return_odds`/`return_hazard` rows in the mean; and a strong drift's end is seen as fast as its onset was,
+because the episode itself has ruled out the weak alternatives, which look like the reference.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ NO_CODE: Final = 255
 """The previous code before the first row: no column has that many."""
 HALF: Final = 0.1
 """Odds of a drift half as large as an alternative against that alternative itself, when an episode opens."""
+FADE_HAZARD: Final = 1e-6
+"""A row's probability that a drift goes on as the next weaker one of its family. It keeps alive the alternative just
+below a drift that lies between two: against the one above, which may fit as well, chance alone proves a return."""
+FADE_EVERY: Final = 16
+"""Rows between two such steps: at every row they would cost more than they are worth."""
 LARGEST: Final = 2.0**100
 """Nothing grows beyond this: float32 ends at 2¹²⁸, and one row multiplies by less than 1e8."""
 
@@ -81,7 +86,8 @@ class Evidence:
         total = int(self.ratios.widths.sum())
         self._threshold = np.float32(columns / alpha)
         """1/α of one column."""
-        hazards = (params.return_hazard, params.change_hazard, params.return_odds / (1 + params.return_odds), HALF)
+        enough = params.return_odds / (1 + params.return_odds)
+        hazards = (params.return_hazard, params.change_hazard, enough, HALF, FADE_HAZARD * FADE_EVERY)
         self._hazards = np.array(hazards, dtype=np.float32)
         self._weights = self.ratios.weights.copy()
         self._weights[self.ratios.first] = 0.0  # `repeat` is fed apart: it looks at two rows
@@ -108,8 +114,8 @@ class Evidence:
             codes, strata, first_row, self.params.pane_rows, self._threshold, self._hazards,
             self.tables.widths, ratios.widths, ratios.first, ratios.base, ratios.table,
             ratios.repeat_base, ratios.repeat, ratios.no_repeat,
-            self._weights, self._repeat_weights, ratios.half, self._evidence, self._halves, self._cusum, self._age,
-            self._previous, self._pending, self._back, self.engaged, self.return_row, found, values,
+            self._weights, self._repeat_weights, ratios.half, ratios.weaker, self._evidence, self._halves, self._cusum,
+            self._age, self._previous, self._pending, self._back, self.engaged, self.return_row, found, values,
         )  # fmt: skip
         self._next_row[0] = first_row + rows
         signals = [self._signal(found[i].tolist(), float(values[i])) for i in range(count)]
@@ -217,6 +223,8 @@ class Evidence:
         within("evidence", "next_row", arrays["next_row"], 0, 2**62)
         within("evidence", "since_row", arrays["since_row"], 0, rows)
         within("evidence", "return_row", arrays["return_row"], NEVER, rows)
+        gone = np.where(self.ratios.half > 0, np.float32(0.0), arrays["halves"])  # once every alternative had one
+        arrays["evidence"], arrays["halves"] = arrays["evidence"] + gone, arrays["halves"] - gone
         for name, attribute in _STATE.items():
             setattr(self, attribute, arrays[name])
 
@@ -240,8 +248,8 @@ _STATE: Final = {
 def _advance(
     codes: Any, strata: Any, first_row: int, pane_rows: int, threshold: Any, hazards: Any,
     code_widths: Any, widths: Any, firsts: Any, base: Any, table: Any, repeat_base: Any, repeat: Any, no_repeat: Any,
-    weights: Any, repeat_weights: Any, half: Any, evidence: Any, halves: Any, cusum: Any, ages: Any, previous: Any,
-    pending: Any, back: Any, engaged: Any, return_row: Any, found: Any, values: Any,
+    weights: Any, repeat_weights: Any, half: Any, weaker: Any, evidence: Any, halves: Any, cusum: Any, ages: Any,
+    previous: Any, pending: Any, back: Any, engaged: Any, return_row: Any, found: Any, values: Any,
 ) -> int:  # fmt: skip
     """Feed rows to all columns, one column after the other; returns how many of `found` and `values` are filled.
 
@@ -285,7 +293,7 @@ def _advance(
         if engaged[column]:
             _follow(
                 i, first_row, starts, pairs, table, weight, repeat_weights[column], half[first : first + width],
-                hazards, own, halves[first : first + width], column, back, return_row,
+                weaker[first : first + width], hazards, own, halves[first : first + width], column, back, return_row,
             )  # fmt: skip
     return count
 
@@ -346,12 +354,12 @@ def _hunt(
 @njit
 def _follow(
     i: int, first_row: int, starts: Any, pairs: Any, table: Any, weight: Any, repeat_weight: Any, half: Any,
-    hazards: Any, posterior: Any, halves: Any, column: int, back: Any, return_row: Any,
+    weaker: Any, hazards: Any, posterior: Any, halves: Any, column: int, back: Any, return_row: Any,
 ) -> None:  # fmt: skip
     """The forward filter of an open episode over rows `i` and on; `back` is the posterior of the reference."""
     one, zero, tiny = np.float32(1.0), np.float32(0.0), np.float32(1e-9)  # ruled out
     halved = _sum(halves)
-    returning, changing, enough = hazards[0], hazards[1], hazards[2]
+    returning, changing, enough, fading = hazards[0], hazards[1], hazards[2], hazards[4]
     normal, returned = back[column], return_row[column]
     repeated = posterior[0]
     posterior[0] = np.float32(0.0)
@@ -374,6 +382,10 @@ def _follow(
                 kept = halves[k] * stay
                 halves[k] = kept if kept > tiny else zero
             halved = _sum(halves)
+        if (first_row + j) % FADE_EVERY == FADE_EVERY - 1:
+            for k in range(len(posterior)):
+                if weaker[k] >= 0:
+                    posterior[weaker[k]] += fading * posterior[k]
         repeated = repeated * stay + changing * repeat_weight
         normal = (returning * drifted + (one - changing) * normal) * scale
         if normal < 0.5:

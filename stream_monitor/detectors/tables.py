@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_monitor.codes import ABOVE, BELOW, FIRST_BIN, INVALID, MISSING
-from stream_monitor.detectors.alternatives import Layout, layout_of, likelihood_ratios
+from stream_monitor.detectors.alternatives import Layout, families, layout_of, likelihood_ratios
 from stream_monitor.detectors.doubt import doubted, overshoot, told_apart
 from stream_monitor.reference import Column, Kind, Reference
 
@@ -135,7 +135,8 @@ class Ratios:
     `repeat[repeat_base[s, c] + x]` where the code x repeats, else `no_repeat[c]`. `weights`: `[Σ widths]`, sum 1 a
     column but for what overshoot allows. `gain`: `[Σ widths]` expected growth a row of log-evidence under the
     alternative itself. `half`: `[Σ widths]` 1/E√ratio under the reference, less its doubt, which makes √ratio the
-    ratio of the distribution half-way to the alternative; 0 where that is too near the reference to be told from it.
+    ratio of the distribution half-way to the alternative; 0 where that is too near the reference to be told from it,
+    and where a weaker alternative of the family is there. `weaker`: `[Σ widths]` the number of that one, −1 for none.
     """
 
     layouts: tuple[Layout, ...]
@@ -149,6 +150,7 @@ class Ratios:
     weights: npt.NDArray[np.float32]
     gain: npt.NDArray[np.float32]
     half: npt.NDArray[np.float32]
+    weaker: npt.NDArray[np.int64]
 
 
 _RATIOS: weakref.WeakValueDictionary[str, Ratios] = weakref.WeakValueDictionary()
@@ -203,12 +205,15 @@ def _build_ratios(columns: Iterable[Column], tables: Tables, doubt: float, log_t
     repeat_base, repeat, no_repeat, repeat_gain = _repeats(columns, tables, doubt * log_threshold)
     gain_of[:, 0] = repeat_gain
     weights = _weights(layouts, gain_of > 0, boost_of)
+    weaker_of = _weaker(layouts, gain_of > 0)
     half_of[:, 0] = 0.0
+    half_of[weaker_of >= 0] = 0.0
     gain, half = (
         np.concatenate([of[i, : layout.width] for i, layout in enumerate(layouts)]).astype(np.float32)
         for of in (gain_of, half_of)
     )
-    return Ratios(layouts, widths, first, base, table, repeat_base, repeat, no_repeat, weights, gain, half)
+    weaker = np.concatenate([weaker_of[i, : layout.width] for i, layout in enumerate(layouts)])
+    return Ratios(layouts, widths, first, base, table, repeat_base, repeat, no_repeat, weights, gain, half, weaker)
 
 
 def _distinct(
@@ -277,6 +282,19 @@ def _weights(
         weight = np.array([alternative.weight for alternative in layout.alternatives]) * usable[index, : layout.width]
         parts.append(weight / max(float(weight.sum()), 1e-300) * boost[index, : layout.width])
     return np.concatenate(parts).astype(np.float32)
+
+
+def _weaker(layouts: tuple[Layout, ...], usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """`[columns, alternatives]`: see `Ratios.weaker`."""
+    found = np.full(usable.shape, -1, dtype=np.int64)
+    for layout in {id(layout): layout for layout in layouts}.values():
+        members = np.array([i for i, own in enumerate(layouts) if own is layout])
+        for family in families(layout):
+            last = np.full(len(members), -1, dtype=np.int64)
+            for k in family:
+                found[members, k] = last
+                last = np.where(usable[members, k], k, last)
+    return found
 
 
 def _repeats(

@@ -229,6 +229,19 @@ def test_a_baseline_is_learned_where_there_is_none() -> None:
     assert "error" in {alert.column for alert in alerts}
 
 
+@pytest.mark.parametrize(("seed", "column", "noise"), [(8, "absolute_error", 0.4), (7, "error", 0.3)])
+def test_an_episode_that_goes_on_stays_open_with_a_baseline_learned_from_few(
+    seed: int, column: str, noise: float
+) -> None:
+    """The errors lie between two alternatives; each of these was resolved as "returned" after 3,000 or 7,000 rows."""
+    watched = scoring(settings(detection={"budget_events": 1_000_000, "warmup_events": 2_000}))
+    feed(watched, *binary(4_000, 1_000 + seed), 0, lambda: 500)
+    alerts = feed(watched, *binary(10_000, 3_000 + seed, noise), 4_000, lambda: 500)
+    states = [alert.state for alert in alerts if alert.column == column]
+    assert states.count(State.FIRING) == 1
+    assert State.RESOLVED not in states
+
+
 def test_wrong_values_of_a_regression_are_found() -> None:
     rng = np.random.default_rng(1)
     truth = rng.normal(100, 20, 8_000)

@@ -135,6 +135,35 @@ def test_an_open_episode_stays_open_and_sees_the_return() -> None:
     assert (detector.return_row > ROWS).all()
 
 
+def of_a_normal_column() -> Evidence:
+    made = make({"x": np.random.default_rng(1).normal(size=50_000)})
+    return Evidence(made.reference, EvidenceParams(), 1e-6)
+
+
+def test_a_family_goes_from_strong_to_weak_and_only_its_weakest_has_a_half() -> None:
+    detector = of_a_normal_column()
+    names = [alternative.name for alternative in detector.ratios.layouts[0].alternatives]
+    weaker = {name: names[k] for name, k in zip(names, detector.ratios.weaker.tolist(), strict=True) if k >= 0}
+    assert weaker["location-2"] == "location-1"
+    assert weaker["scale×0.5"] == "scale×0.75"
+    assert weaker["scale×2"] == "scale×1.4"
+    assert not {"bimodal", "repeat", "outside", ""} & weaker.keys()
+    halved = {name for name, half in zip(names, detector.ratios.half.tolist(), strict=True) if half > 0}
+    assert halved
+    assert not halved & weaker.keys()
+
+
+def test_halves_that_are_no_more_are_taken_for_their_whole() -> None:
+    detector = of_a_normal_column()
+    state = detector.state()
+    strong = [a.name for a in detector.ratios.layouts[0].alternatives].index("location+2")
+    halves, evidence = np.asarray(state["halves"]), np.asarray(state["evidence"])
+    halves[strong], evidence[strong] = 0.75, 0.25  # as an older version may have saved it
+    detector.restore(state)
+    assert np.asarray(detector.state()["halves"])[strong] == 0
+    assert np.asarray(detector.state()["evidence"])[strong] == 1
+
+
 def test_engaging_takes_effect_at_the_next_pane() -> None:
     shape = numeric()
     detector = Evidence(shape.reference, EvidenceParams(), 1e-9)
