@@ -58,7 +58,7 @@ def test_pause_holds_back_and_resume_goes_on_without_loss(env: Environment) -> N
 
 
 def test_what_was_fetched_before_a_pause_comes_after_it_though_nothing_new_is_written(env: Environment) -> None:
-    """Every partition is paused with its first records, while the rest of what was fetched of it waits in the client."""
+    """Each partition is paused with its first records, while the rest of what was fetched waits in the client."""
     topic = env.topic(partitions=3)
     counts = (25_000, 25_000, 10)
     env.backend.append([Message(topic, None, b"x", at) for at, count in enumerate(counts) for _ in range(count)])
