@@ -79,7 +79,7 @@ def us_an_event(encoder: Encoder, values: Sequence[bytes], count: int) -> float:
         last = start + step >= len(values)
         pending += merger.take([] if last else partitions, len(values), 0.0)
         if last or len(pending) * count >= COMMITTED * len(values):
-            encoder.encode(pending, counts)
+            encoder.encode(pending, counts, stamp_ms)
             pending = []
         spent_s += time.process_time() - began_s
     if counts.rows != count:

@@ -458,6 +458,7 @@ class DetectStage:
         if outdated:
             held.due.append(key)
         self._report(key, restored)
+        self._count_cold(held.streams[key])
         self.counts.restored_streams += 1
         return size
 
@@ -476,6 +477,7 @@ class DetectStage:
         for detector, why in restored.cold.items():
             self.counts.cold_detectors += 1
             log.error("detector starts cold", stream=name, detector=detector, why=why)
+        self._count_cold(held.models[name])
 
     def _clock_of(self, partition: TopicPartition, restoring: Restoring) -> Clock:
         """What the ticks before the committed offset said."""
@@ -503,6 +505,15 @@ class DetectStage:
         first, end = self._consumer.bounds([partition])[partition]
         if reached > end:
             self._go_on_after(partition, gaps.made_anew(partition.topic, partition.partition, reached, first))
+
+    def _count_cold(self, tracked: Tracked | TrackedModel) -> None:
+        """Windows of ADWIN that native code failed on: noticed when their stream is restored or saved."""
+        subject = tracked.model if isinstance(tracked, TrackedModel) else tracked.stream
+        if windows := subject.cold_windows():
+            self.counts.cold_detectors += windows
+            name = subject.name if isinstance(subject, Model) else str(subject.key)
+            log.error("detector starts cold", stream=name, detector="adwin", windows=windows,
+                      why="its native code failed on the state of these windows, or refused it")  # fmt: skip
 
     def _on_gap(self, partitions: Collection[TopicPartition]) -> None:
         for partition, (first, end) in self._consumer.bounds(partitions).items():
@@ -824,6 +835,7 @@ class DetectStage:
                 self._save(batchful, partition, tracked)
 
     def _save(self, batchful: _Batchful, partition: TopicPartition, tracked: Tracked | TrackedModel) -> None:
+        self._count_cold(tracked)
         topic, queue, version = self._settings.topics.state, tracked.queue, self._settings.worker.writes_version
         where = (queue.stamp, queue.released_ms)
         records: list[tuple[bytes, bytes | None]]

@@ -87,7 +87,10 @@ COMMIT_SECONDS: Final = Metric(
 )
 STATE_BYTES: Final = _counter("state_written_bytes_total", "Bytes of detector state written.")
 RESTORING: Final = _gauge("restoring_partitions", "Partitions whose state is being read back.")
-COLD: Final = _counter("cold_detectors_total", "Detectors that started cold: their saved state was of another version.")
+COLD: Final = _counter(
+    "cold_detectors_total",
+    "Detectors (of ADWIN, single windows too) that started cold: their state was of another version, or failed.",
+)
 LOST_STATES: Final = _counter("lost_states_total", "Streams that started cold: their saved state was unusable.")
 GAPS: Final = _counter("gaps_total", "Stored positions that the log no longer held.", "stage")
 LOST: Final = _counter("lost_records_total", "Records that retention deleted before they were read.", "stage")

@@ -88,6 +88,11 @@ class Model:
         """The kind of every open alert about outcomes."""
         return [kind for scoring in self.scorings.values() for kind, *_ in scoring.open_alerts()]
 
+    def cold_windows(self) -> int:
+        """As `DetectorSet.cold_windows`, of the errors' detectors."""
+        monitors = (scoring.monitor for scoring in self.scorings.values())
+        return sum(monitor.detectors.cold_windows() for monitor in monitors if monitor is not None)
+
     def _delay_s(self, level: float) -> float | None:
         total = int(self.delays.sum())
         if not total:

@@ -98,6 +98,10 @@ class Stream:
         parts = self.segments.monitors if self.segments is not None else {}
         return [*([self.monitor] if self.monitor is not None else []), *(parts[name] for name in sorted(parts))]
 
+    def cold_windows(self) -> int:
+        """As `DetectorSet.cold_windows`, of the whole and of its parts."""
+        return sum(monitor.detectors.cold_windows() for monitor in self._monitors())
+
     def _resolve(self, reason: str) -> list[Alert]:
         """Everything open, of the whole and of its parts."""
         return [alert for monitor in self._monitors() for alert in monitor.end(reason)]

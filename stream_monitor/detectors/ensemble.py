@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_monitor.detectors import BUILDERS, ERROR_BUILDERS, SHARES
+from stream_monitor.detectors.adwin import Adwin
 from stream_monitor.detectors.distances import Distances, distances
 from stream_monitor.detectors.evidence import Evidence
 from stream_monitor.detectors.histogram import Histogram
@@ -177,6 +178,14 @@ class DetectorSet:
             except WireError as error:
                 cold[name] = str(error)
         return cold
+
+    def cold_windows(self) -> int:
+        """Windows of ADWIN that had to start afresh since this was last asked, because native code failed on them."""
+        adwin = self._detectors.get("adwin")
+        if not isinstance(adwin, Adwin):
+            return 0
+        count, adwin.cold_starts = adwin.cold_starts, 0
+        return count
 
     def _tag(self, name: str) -> str:
         """Name, schema, library where its bytes are the library's own, and a digest of what it was built with."""

@@ -13,6 +13,7 @@ import pytest
 
 from stream_monitor.book import key_of
 from stream_monitor.broker.protocol import Message
+from stream_monitor.detectors import adwin
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, fit
 from stream_monitor.publish import publish
@@ -81,6 +82,39 @@ def test_a_cold_detector_finds_the_next_drift_by_itself() -> None:
     world.write(rows(1_000, drift_at=300, first=1_000), 0)
     world.settle(world.worker())
     assert {alert["column"] for alert in world.alerts()} == {"x", "city", "prediction"}
+
+
+def test_windows_of_adwin_that_native_code_fails_on_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at work, and all that river refuses at a restart; each once, however often the stream is saved."""
+
+    class PanicException(BaseException):
+        """Has the name of the one that cannot be imported."""
+
+    def panic(_: float) -> bool:
+        raise PanicException
+
+    world = World(partitions=1, references=[REFERENCE])
+    world.write(rows(500), 0)
+    worker = world.worker()
+    world.settle(worker)
+    assert worker.detect is not None
+    (tracked,) = [each for held in worker.detect._held.values() for each in held.streams.values()]
+    assert tracked.stream.monitor is not None
+    found = tracked.stream.monitor.detectors._detectors["adwin"]
+    assert isinstance(found, adwin.Adwin)
+    found._updates[1] = panic
+    for start in range(500, 1_500, 250):
+        world.write(rows(250, first=start), 0)
+        world.settle(worker)
+    assert worker.detect.counts.cold_detectors == 1
+    worker.close()
+    monkeypatch.setattr(adwin, "plausible", lambda *_: False)
+    again = world.worker()
+    world.write(rows(500, first=1_500), 0)
+    world.settle(again)
+    assert again.detect is not None
+    assert again.detect.counts.cold_detectors == len(found._windows)
+    assert (again.detect.counts.rows, again.detect.counts.lost_states) == (500, 0)
 
 
 # ---- references ----
