@@ -16,7 +16,7 @@ import structlog
 import typer
 
 import stream_monitor
-from stream_monitor import cli_evaluate, cli_reference, cli_replay, cli_status, heartbeat
+from stream_monitor import cli_compare, cli_evaluate, cli_reference, cli_replay, cli_status, heartbeat
 from stream_monitor.cli_common import ConfigOption, Verbose, broker_of, explain, prepare, stop_on_signals, verbosity
 from stream_monitor.errors import ConfigError, Fault, StreamMonitorError, TopicMismatch
 
@@ -93,6 +93,7 @@ def run(
 app.command(epilog=cli_replay.EXAMPLE)(cli_replay.replay)
 app.command(epilog=cli_evaluate.EXAMPLE)(cli_evaluate.evaluate)
 app.command()(cli_status.status)
+app.command(epilog=cli_compare.EXAMPLE)(cli_compare.compare)
 
 
 @app.command(epilog="Example: `stream-monitor demo --to-kafka --config config/monitor.yaml`")

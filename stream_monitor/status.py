@@ -8,8 +8,7 @@ It is for people and dashboards: nothing of ours reads it back, and nothing is d
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,9 +18,10 @@ import orjson
 from stream_monitor.alerts import rfc3339
 from stream_monitor.book import epoch_of
 from stream_monitor.broker.protocol import Broker, TopicPartition
-from stream_monitor.errors import BrokerUnavailable, TopicMismatch
+from stream_monitor.errors import TopicMismatch
 from stream_monitor.events import DATES_MS
 from stream_monitor.limits import UNBORN
+from stream_monitor.live import live_records
 from stream_monitor.trail import FINE
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ MOST_OPEN: Final = 20
 """Open alerts that a record lists."""
 MOST_SCORED: Final = 50
 """Streams whose metrics a record lists."""
-READ_S: Final = 30.0
 _DAY_S: Final = 86_400
 
 
@@ -159,18 +158,5 @@ def read(broker: Broker, topic: str) -> list[dict[str, Any]]:
     info = broker.topics([topic]).get(topic)
     if info is None:
         raise TopicMismatch(f"topic {topic!r} does not exist: create it with `stream-monitor topics create`")
-    reader = broker.reader([TopicPartition(topic, number) for number in range(info.partitions)])
-    found: dict[bytes, bytes] = {}
-    try:
-        ends: Mapping[TopicPartition, int] = reader.end_offsets()
-        deadline_s = time.monotonic() + READ_S
-        while any(reader.position(partition) < end for partition, end in ends.items()):
-            for record in reader.poll(0.1):
-                found.pop(record.key or b"", None)
-                if record.value is not None:
-                    found[record.key or b""] = record.value
-            if time.monotonic() > deadline_s:
-                raise BrokerUnavailable(f"the status topic could not be read to its end within {READ_S:g} s")
-    finally:
-        reader.close()
+    found = live_records(broker, [TopicPartition(topic, number) for number in range(info.partitions)])
     return [orjson.loads(found[key]) for key in sorted(found)]
