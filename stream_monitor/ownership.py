@@ -1,6 +1,9 @@
 """Partitions that nobody reads. A static member that was killed half-way through a cooperative rebalance gets its old
 half of the assignment back when it returns, and the group believes itself stable: what it was to take over stays
 without an owner until something else makes the group rebalance. So every member looks, and asks for it.
+
+An input partition without an owner does harm even without records: no encoder speaks of it in its ticks, and the rows
+of all the others wait for it (`ordering.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from stream_monitor.broker.protocol import Broker, Consumer, TopicPartition
 log = structlog.get_logger()
 
 LOOK_S: Final = 30.0
-"""Between two looks; an orphan is behind, and has not moved, at two of them."""
+"""Between two looks; an orphan is nobody's, or is behind and has not moved, at two of them."""
 
 
 class Ownership:
@@ -28,30 +31,41 @@ class Ownership:
         self._topics = topics
         self._looked_s: float | None = None
         self._behind: dict[TopicPartition, int] = {}
+        self._nobodys: set[TopicPartition] = set()
 
     def look(self, now_s: float) -> None:
-        """When it is time: ask the group to rebalance if somebody else's partition is behind and stands still."""
+        """When it is time: ask the group to rebalance for a partition that was given to nobody, or that is somebody
+        else's, behind, and stands still."""
         if self._looked_s is None:
             self._looked_s = now_s
         if now_s - self._looked_s < LOOK_S:
             return
         self._looked_s = now_s
-        before, self._behind = self._behind, self._others_behind()
-        still = (at for at, offset in self._behind.items() if before.get(at) == offset)
-        orphans = sorted(f"{at.topic}-{at.partition}" for at in still)
+        if not self._consumer.assignment():
+            return  # no worse off, and maybe not even a member
+        every = self._partitions()
+        nobodys_before, self._nobodys = self._nobodys, self._given_to_nobody(every)
+        behind_before, self._behind = self._behind, self._others_behind(every)
+        still = {at for at, offset in self._behind.items() if behind_before.get(at) == offset}
+        orphans = sorted(f"{at.topic}-{at.partition}" for at in still | (self._nobodys & nobodys_before))
         if orphans:
             log.warning(
                 "partitions that nobody reads: asking the group to rebalance", group=self._group, partitions=orphans
             )
             self._consumer.rejoin()
 
-    def _others_behind(self) -> dict[TopicPartition, int]:
-        """Committed offsets of the partitions held by others that have records beyond them."""
+    def _partitions(self) -> set[TopicPartition]:
         found = self._broker.topics(self._topics)
-        held = self._consumer.assignment()
-        every = (TopicPartition(topic, n) for topic in self._topics for n in range(found[topic].partitions))
-        others = [partition for partition in every if partition not in held]
-        if not held or not others:
+        return {TopicPartition(topic, n) for topic, info in found.items() for n in range(info.partitions)}
+
+    def _given_to_nobody(self, every: set[TopicPartition]) -> set[TopicPartition]:
+        given = self._broker.given(self._group)
+        return set() if given is None else every - given
+
+    def _others_behind(self, every: set[TopicPartition]) -> dict[TopicPartition, int]:
+        """Committed offsets of the partitions held by others that have records beyond them."""
+        others = every - self._consumer.assignment()
+        if not others:
             return {}
         reader = self._broker.reader(others)
         try:

@@ -218,4 +218,7 @@ class Broker(Protocol):
     def group_offsets(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int | None]:
         """The committed offsets of *another* group (for back-pressure and lag)."""
 
+    def given(self, group: str) -> frozenset[TopicPartition] | None:
+        """The partitions that a group's coordinator has given to its members; None in the middle of a rebalance."""
+
     def close(self) -> None: ...

@@ -27,6 +27,17 @@ def test_the_only_member_is_given_everything_paused(env: Environment) -> None:
     assert member.generation >= 1
 
 
+def test_the_coordinator_tells_what_the_members_were_given(env: Environment) -> None:
+    topic, group = env.topic(partitions=3), env.name("group")
+    members = [env.consumer(group, topic, "a"), env.consumer(group, topic, "b")]
+    settle(members, [2, 1])
+    assert env.broker.given(group) == frozenset(TopicPartition(topic, at) for at in range(3))
+    third = env.consumer(group, topic, "c")
+    third.poll(0.0)
+    settle([*members, third], [1, 1, 1])
+    assert env.broker.given(group) == frozenset(TopicPartition(topic, at) for at in range(3))
+
+
 def test_a_partition_is_read_only_from_where_the_caller_says(env: Environment) -> None:
     topic = env.topic()
     partition = TopicPartition(topic, 0)

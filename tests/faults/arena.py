@@ -226,7 +226,13 @@ class Arena:
             return all(each.ready and each.alive for each in shown) and held == wanted and lag == 0
 
         def told() -> str:
-            return "\n".join(f"{name}: {self.shown(name)}" for name in self.workers)
+            telling = ("stream_monitor_partitions", "stream_monitor_lag_records", "stream_monitor_encoding_held_back")
+            lines = [f"wanted: {wanted}"]
+            for name in self.workers:
+                shown = self.shown(name)
+                figures = [sample for sample in shown.samples if sample[0] in telling]
+                lines.append(f"{name}: ready {shown.ready} ({shown.why.strip()}), alive {shown.alive}, {figures}")
+            return "\n".join([*lines, self.tails()])
 
         await_(truthful, "the workers show that they are ready, hold everything and are not behind", on_failure=told)
 

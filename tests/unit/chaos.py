@@ -238,5 +238,9 @@ class ChaosBroker:
         self._chaos.call("group offsets")
         return self._inner.group_offsets(group, partitions)
 
+    def given(self, group: str) -> frozenset[TopicPartition] | None:
+        self._chaos.call("given")
+        return self._inner.given(group)
+
     def close(self) -> None:
         """Nothing is held."""

@@ -48,6 +48,24 @@ def test_a_partition_that_stands_still_with_records_to_read_makes_the_group_reba
     assert member.asked == 1
 
 
+def test_a_partition_given_to_nobody_makes_the_group_rebalance_though_there_is_nothing_to_read() -> None:
+    broker, member, ownership = world()
+    member.inner.poll(0.0)
+    broker.given = lambda group: frozenset({FIRST})  # type: ignore[method-assign]  # the rebalance was left half done
+    for look in range(3):
+        assert member.asked == 0
+        ownership.look(look * LOOK_S)
+    assert member.asked == 1
+
+
+def test_nobody_is_disturbed_while_the_group_rebalances() -> None:
+    broker, member, ownership = world()
+    broker.given = lambda group: None  # type: ignore[method-assign]
+    for look in range(9):
+        ownership.look(look * LOOK_S)
+    assert member.asked == 0
+
+
 def test_one_that_moves_or_has_nothing_to_read_is_left_alone() -> None:
     broker, member, ownership = world()
     other = broker.consumer("g", ["t"], instance="b")

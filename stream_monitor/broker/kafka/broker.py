@@ -88,6 +88,18 @@ class KafkaBroker:
         found = self._ask(f"asking for the offsets of group {group}", lambda admin: admin.list_group_offsets(asked))
         return {partition: _known(found[group].get(partition)) for partition in partitions}
 
+    def given(self, group: str) -> frozenset[TopicPartition] | None:
+        found = self._ask(f"describing group {group}", lambda admin: admin.describe_groups([group]))[group]
+        if found["error"] or found["group_state"] != "Stable":
+            return None
+        return frozenset(
+            TopicPartition(each["topic"], number)
+            for member in found["members"]
+            if member["member_assignment"]  # empty bytes: nothing
+            for each in member["member_assignment"]["assigned_partitions"]
+            for number in each["partitions"]
+        )
+
     def close(self) -> None:
         with self._lock:
             if self._admin_client is not None:

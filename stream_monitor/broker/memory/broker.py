@@ -84,6 +84,11 @@ class MemoryBroker:
             offsets = self._group(group).offsets
             return {partition: offsets.get(partition) for partition in partitions}
 
+    def given(self, group: str) -> frozenset[TopicPartition] | None:
+        with self.changed:
+            found = self._group(group)
+            return None if found.rebalancing else frozenset().union(*found.assigned.values())
+
     def close(self) -> None:
         """Nothing is held; topics stay for whoever still has a client."""
 
