@@ -28,7 +28,7 @@ from stream_monitor.errors import BrokerUnavailable, OutcomeUnknown, Transaction
 BEFORE = COMMIT_STEPS[:-1]
 """Steps at which nothing of the transaction is visible yet."""
 CALL_FAULTS: Final = ("killed", "unavailable", "unavailable", "interlude")
-CALLS: Final = ("consumer", "reader", "producer", "topics", "committed", "bounds", "ends", "group offsets")
+CALLS: Final = ("consumer", "reader", "producer", "topics", "committed", "bounds", "ends", "group offsets", "given")
 POLL_FAULTS: Final = ("killed", "nothing", "nothing", "interlude")
 COMMIT_FAULTS: Final[Mapping[str, Sequence[str]]] = {
     "killed": COMMIT_STEPS, "interlude": COMMIT_STEPS, "aborted": BEFORE, "unknown": ("commit", "done")
@@ -68,9 +68,9 @@ class Chaos:
         self.happened.append(f"{what}: {fault}")
         return fault
 
-    def call(self, what: str) -> None:
+    def call(self, what: str, *, more: int = 1) -> None:
         """A request to the broker that may go unanswered, or take its time."""
-        match self.strikes(what, *CALL_FAULTS):
+        match self.strikes(what, *CALL_FAULTS, more=more):
             case "killed":
                 raise Killed(what)
             case "unavailable":
@@ -239,7 +239,7 @@ class ChaosBroker:
         return self._inner.group_offsets(group, partitions)
 
     def given(self, group: str) -> frozenset[TopicPartition] | None:
-        self._chaos.call("given")
+        self._chaos.call("given", more=20)  # asked but once a schedule
         return self._inner.given(group)
 
     def close(self) -> None:
