@@ -26,17 +26,19 @@ class Shown:
 
 def look(log: str) -> Shown:
     """Ask the server that the last run in this log has opened."""
-    ports = re.findall(r"serving /metrics.*\bport=(\d+)", log)
-    if not ports:
-        return Shown()
     try:
-        ready, why = _get(ports[-1], "/readyz")
-        alive, _ = _get(ports[-1], "/healthz")
-        _, text = _get(ports[-1], "/metrics")
-    except OSError:
+        (ready, why), (alive, _), (_, text) = pages(log)
+    except (OSError, LookupError):
         return Shown()
     families = text_string_to_metric_families(text)
     return Shown(ready, why, alive, [(s.name, s.labels, s.value) for family in families for s in family.samples])
+
+
+def pages(log: str) -> list[tuple[bool, str]]:
+    """Whether /readyz, /healthz and /metrics say yes, and all that they say; raises OSError, or LookupError where
+    nobody serves them."""
+    port = re.findall(r"serving /metrics.*\bport=(\d+)", log)[-1]
+    return [_get(port, path) for path in ("/readyz", "/healthz", "/metrics")]
 
 
 def _get(port: str, path: str) -> tuple[bool, str]:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from scripts.kafka_node import KafkaNode
-from stream_monitor.errors import Fenced, OutcomeUnknown
+from stream_monitor.broker.kafka import KafkaBroker, KafkaSettings
+from stream_monitor.broker.protocol import Message, TopicSpec
+from stream_monitor.errors import BrokerUnavailable, Fenced, OutcomeUnknown, TopicMismatch
 from tests.faults.arena import await_
 from tests.faults.conftest import MakeArena
 from tests.faults.proxy import Weather
@@ -73,6 +75,24 @@ def test_a_worker_that_cannot_know_whether_it_committed_ends_with_code_7_and_the
     wire.proxy.weather = Weather()
     field.start("a")
     field.reckon()
+
+
+def test_a_topic_is_not_said_to_be_missing_because_no_broker_answers(wire: Wire) -> None:
+    """The client's error is the same; a worker that took it for a missing topic would end with code 5 for good."""
+    direct = KafkaBroker(KafkaSettings((wire.node.address,)))
+    direct.create_topics([TopicSpec("there", 1)])
+    direct.close()
+    short = KafkaSettings((wire.proxy.address,), request_timeout_ms=1_000, connect_timeout_ms=2_000)
+    producer = KafkaBroker(short).producer("asks")
+    wire.proxy.weather = Weather(black_hole=True)
+    message = Message("there", b"k", b"v")
+    with pytest.raises(BrokerUnavailable, match="did not answer"):
+        producer.commit([message], {}, None)
+    wire.proxy.weather = Weather()
+    with pytest.raises(TopicMismatch, match="know no topic nowhere;"):
+        producer.commit([message, Message("nowhere", b"k", b"v")], {}, None)
+    producer.commit([message], {}, None)
+    producer.close()
 
 
 def test_readiness_tells_the_truth(wire: Wire, make_arena: MakeArena) -> None:

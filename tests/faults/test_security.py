@@ -9,12 +9,14 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -32,6 +34,7 @@ from tests.faults import certificates
 from tests.faults.arena import Arena
 from tests.faults.certificates import Certificates
 from tests.faults.conftest import MakeArena
+from tests.faults.outside import pages
 
 pytestmark = [
     pytest.mark.kafka,
@@ -141,8 +144,11 @@ def test_every_way_in_under_exactly_the_documented_rights(
     allow(field, rights())
     field.produce(3_000)
     field.start("a")
+    field.await_caught_up()
+    served = [text for _, text in pages(field.log_of("a"))]
+    assert f'instance="a",version="{version("stream-monitor")}"' in served[-1]
     field.reckon()
-    assert_no_canary(field, tmp_path)
+    assert_no_canary(field, tmp_path, *served, _printed("check", str(field.config)))
 
 
 # ---- what it may do ----
@@ -202,6 +208,27 @@ def test_one_right_fewer_ends_the_worker_and_the_last_line_names_it(
     assert re.search(r"ACL|allow", last), last
 
 
+def test_the_status_command_needs_read_on_its_topic_alone(fort: Fort, make_arena: MakeArena, tmp_path: Path) -> None:
+    """Under the rights of a worker nothing is read there; and of a reader nothing else is asked."""
+    field = enter(fort, make_arena, "PLAIN", tmp_path)
+    allow(field, rights())
+    field.produce(3_000)
+    field.start("a")
+    field.reckon()
+    refused, told = _ran("status", "--config", str(field.config))
+    assert (refused, "status" in told) == (BrokerError.exit_code, True), told
+    section = field.write_config("reader.yaml", kafka=credentials(fort, "SCRAM-SHA-512", tmp_path)[1])
+    everything = AclBindingFilter(
+        ResourceType.ANY, None, ResourcePatternType.ANY, f"User:{USER}", None, AclOperation.ANY, AclPermissionType.ANY
+    )
+    for deleted in field.admin.delete_acls([everything]).values():
+        deleted.result()
+    allow(field, [Right("topic", "<group>.status", "Read")])
+    code, told = _ran("status", "--config", str(section))
+    assert code == 0, told
+    assert all(re.search(rf"^{model}\b", told, re.MULTILINE) for model in "mnw"), told
+
+
 # ---- what it never shows ----
 
 
@@ -229,7 +256,12 @@ def test_a_refused_login_says_why_and_shows_no_secret(
 
 def _printed(*arguments: str) -> str:
     """What a command prints, to either side."""
+    return _ran(*arguments)[1]
+
+
+def _ran(*arguments: str) -> tuple[int, str]:
+    """A command's exit code, and what it prints, to either side."""
     out = io.StringIO()
-    with redirect_stdout(out), redirect_stderr(out), pytest.raises(SystemExit):
+    with redirect_stdout(out), redirect_stderr(out), pytest.raises(SystemExit) as ended:
         cli.main(list(arguments))
-    return out.getvalue()
+    return int(ended.value.code or 0), out.getvalue()

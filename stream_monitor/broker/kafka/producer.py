@@ -9,10 +9,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from kafka import KafkaProducer, errors
+from kafka import KafkaAdminClient, KafkaProducer, errors
 from kafka.structs import OffsetAndMetadata
 
-from stream_monitor.broker.kafka.clients import FENCING, PERMANENT, describe, open_client, theirs, translated
+from stream_monitor.broker.kafka.clients import (
+    FENCING,
+    PERMANENT,
+    describe,
+    open_client,
+    theirs,
+    translated,
+    translating,
+)
 from stream_monitor.broker.kafka.consumer import KafkaMember
 from stream_monitor.broker.kafka.settings import KafkaSettings
 from stream_monitor.broker.outgoing import check_commit, partition_of
@@ -197,18 +205,40 @@ class TransactionalProducer:
         _shut(producer)
 
     def _placed(self, messages: Sequence[Message]) -> list[tuple[Message, int | None]]:
-        """Messages with their partitions; raises TopicMismatch before anything is begun."""
+        """Messages with their partitions; raises TopicMismatch or BrokerUnavailable before anything is begun."""
         topics = {message.topic for message in messages}
         try:
             partitions = {topic: self._producer.partitions_for(topic) for topic in topics}
         except errors.KafkaTimeoutError as error:
-            raise TopicMismatch(
-                f"{' or '.join(sorted(topics))}: the brokers at {self._settings.address} know no such topic "
-                f"({describe(error)}); create it, or check that they can be reached"
-            ) from error
+            raise self._unplaceable(topics, error) from error
         except errors.KafkaError as error:
             raise translated(error, f"asking for the topics of {self._id}", self._settings) from error
         return [(message, _place(message, partitions[message.topic])) for message in messages]
+
+    def _unplaceable(self, topics: Collection[str], error: Exception) -> BrokerError:
+        """What it means that the partitions of topics cannot be learned: the client says the same of a topic that does
+        not exist and of brokers that do not answer. So they are asked, which raises BrokerUnavailable."""
+        doing = f"asking for the topics of {self._id}"
+        admin = open_client(KafkaAdminClient, self._settings, self._settings.common())
+        try:
+            with translating(doing, self._settings):
+                described = admin.describe_topics(sorted(topics))
+        finally:
+            admin.close()
+        missing = [
+            each["name"] for each in described if each["error_code"] == errors.UnknownTopicOrPartitionError.errno
+        ]
+        refused = [
+            each["name"] for each in described if each["error_code"] == errors.TopicAuthorizationFailedError.errno
+        ]
+        if refused:
+            return translated(errors.TopicAuthorizationFailedError(", ".join(refused)), doing, self._settings)
+        if not missing:
+            return translated(error, doing, self._settings)
+        return TopicMismatch(
+            f"the brokers at {self._settings.address} know no topic {', '.join(missing)}; create what is missing with "
+            "`stream-monitor topics create`"
+        )
 
     def _tell(self, step: str) -> None:
         if self._probe is not None:
