@@ -1,13 +1,16 @@
 """The main job on real data without Kafka: both stages of the real worker over the in-memory broker.
 
 The car-loan stream of NannyML (synthetic, Apache-2.0): 50,000 rows of training, 50,000 of production, of which the
-second half has drifted in a known way.
+second half has drifted in a known way. What became of the loans is known 2,000 events later, on a topic of its own.
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.resources import as_file, files
 from typing import Final
 
@@ -17,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from stream_monitor import log, topics
-from stream_monitor.alerts import Alert, State
+from stream_monitor.alerts import Alert, AlertKind, State
 from stream_monitor.broker.memory import MemoryBroker
 from stream_monitor.broker.protocol import Message, Reader, TopicPartition
 from stream_monitor.config import Settings
@@ -37,6 +40,16 @@ STABLE: Final = ("debt_to_income_ratio", "driver_tenure", "size_of_downpayment")
 COLUMNS: Final = TableColumns(
     model=MODEL, time="timestamp", id="id", prediction="y_pred_proba", ignore=frozenset({"y_pred", "repaid"})
 )
+TRAINING: Final = replace(COLUMNS, label="repaid", ignore=frozenset({"y_pred"}))
+"""The same of the training file, which says what became of the loans."""
+LABELS: Final = "labels"
+LATE_ROWS: Final = 2_000
+"""Events between one and its label."""
+OUTCOMES: Final = frozenset({AlertKind.CONCEPT_DRIFT, AlertKind.PERFORMANCE})
+ACCURACY: Final = (0.947, 0.916)
+"""Of the production rows before the drift and from it on (a test counts it)."""
+NEAR: Final = 0.01
+"""How far from the truth the interval that was told may lie."""
 PARTITIONS: Final = 3
 SLICE_S: Final = 0.1
 """How long the producer lets events gather before the worker steps."""
@@ -45,10 +58,12 @@ SLICE_S: Final = 0.1
 def demo(console: Console, *, events_per_s: int = 10_000) -> int:
     """Play the stream at about that rate; prints alerts as they fire, then what was found beside the truth.
 
-    Returns 0 if exactly the drifted columns were found, none before the drift, else 1.
+    Returns 0 if exactly the drifted columns and the fall of accuracy were found, nothing before the drift, else 1.
     """
     log.setup("warning", "console", 0)
-    settings = Settings.model_validate({"worker": {"commit_interval_s": 0.2}, "topics": {"partitions": 4}})
+    settings = Settings.model_validate(
+        {"worker": {"commit_interval_s": 0.2}, "topics": {"partitions": 4, "labels": LABELS}}
+    )
     broker = MemoryBroker(clock_ms=lambda: time.time_ns() // 1_000_000)
     broker.create_topics(topics.specs(settings, predictions=PARTITIONS))
     console.print("[bold]1.[/] building a reference from 50,000 training rows", highlight=False)
@@ -56,7 +71,7 @@ def demo(console: Console, *, events_per_s: int = 10_000) -> int:
     publish(broker, settings.topics.references, "demo", [reference])
     console.print(
         f"[bold]2.[/] watching {len(reference.columns)} columns of 50,000 production events, "
-        f"about {events_per_s:,} a second",
+        f"about {events_per_s:,} a second; every label comes {LATE_ROWS:,} events late",
         highlight=False,
     )
     alerts = _play(console, settings, broker, events_per_s)
@@ -65,13 +80,14 @@ def demo(console: Console, *, events_per_s: int = 10_000) -> int:
         highlight=False,
     )
     console.print(_verdict(reference, alerts))
+    console.print(_outcomes(alerts))
     return 0 if _right(alerts) else 1
 
 
 def car_loan_reference() -> Reference:
-    """The reference of the packaged training data."""
+    """The reference of the packaged training data, which knows how good the predictions were."""
     with as_file(files("stream_monitor") / "data" / "reference.csv.gz") as path:
-        (reference,) = build_references(lambda: read([path], COLUMNS), files=[path.name])
+        (reference,) = build_references(lambda: read([path], TRAINING), files=[path.name])
     return reference
 
 
@@ -79,6 +95,17 @@ def car_loan_production() -> Iterator[list[Row]]:
     """The packaged production rows, in the order of their time stamps."""
     with as_file(files("stream_monitor") / "data" / "production.csv.gz") as path:
         yield from read([path], COLUMNS)
+
+
+def car_loan_labels() -> dict[str, int]:
+    """By id: whether the loan was repaid."""
+    with as_file(files("stream_monitor") / "data" / "labels.csv.gz") as path, gzip.open(path, "rt") as lines:
+        return {row["id"]: int(row["repaid"]) for row in csv.DictReader(lines)}
+
+
+def label_of(row: Row, label: int, time_ms: int) -> bytes:
+    """What became of a row, known at that time, as the topic of labels takes it."""
+    return orjson.dumps({"model": row.model, "id": row.id, "label": label, "time": time_ms})
 
 
 def event_of(row: Row) -> bytes:
@@ -104,6 +131,7 @@ def _play(console: Console, settings: Settings, broker: MemoryBroker, events_per
     worker = Worker(settings, broker)
     subscriber = broker.reader([TopicPartition(settings.topics.alerts, 0)])
     alerts: list[Alert] = []
+    waiting, repaid = [], car_loan_labels()
     bar = Progress(
         TextColumn("   events"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console, transient=True
     )  # fmt: skip
@@ -111,15 +139,25 @@ def _play(console: Console, settings: Settings, broker: MemoryBroker, events_per
         task = bar.add_task("events", total=50_000)
         for rows in _paced(car_loan_production(), events_per_s):
             broker.append([_message(settings.topics.predictions, row) for row in rows])
+            waiting += rows
+            due, waiting = waiting[:-LATE_ROWS], waiting[-LATE_ROWS:]
+            _tell(broker, due, repaid, rows[-1].time_ms)
             worker.step(0.0)
             alerts += _news(subscriber, bar.console)
             bar.advance(task, len(rows))
+        _tell(broker, waiting, repaid, waiting[-1].time_ms)
         while not worker.idle:
             worker.step(0.05)
         worker.close()
         alerts += _news(subscriber, bar.console)
     subscriber.close()
     return alerts
+
+
+def _tell(broker: MemoryBroker, rows: Sequence[Row], repaid: dict[str, int], time_ms: int) -> None:
+    """The labels of those rows, by model, on a topic whose partitions have nothing to do with those of the events."""
+    broker.append([Message(LABELS, MODEL.encode(), label_of(row, repaid[row.id or ""], time_ms), timestamp_ms=time_ms)
+                   for row in rows])  # fmt: skip
 
 
 def _paced(chunks: Iterator[list[Row]], events_per_s: int) -> Iterator[list[Row]]:
@@ -146,7 +184,7 @@ def _verdict(reference: Reference, alerts: list[Alert]) -> Table:
     for title in ("column", "truth", "found", "onset found", "fired after", ""):
         table.add_column(title, overflow="fold")
     for column in reference.columns:
-        first = next((a for a in alerts if a.column == column.name and a.state is State.FIRING), None)
+        first = _first(alerts, column.name)
         drifted = column.name in DRIFTED
         table.add_row(
             column.name,
@@ -159,6 +197,41 @@ def _verdict(reference: Reference, alerts: list[Alert]) -> Table:
     return table
 
 
+def _outcomes(alerts: Sequence[Alert]) -> Table:
+    """The same of the outcomes: how far off scores are, and accuracy, with the interval of its first alert."""
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for title in ("outcome", "truth", "found", "fired after", ""):
+        table.add_column(title, overflow="fold")
+    error, accuracy = _first(alerts, "absolute_error"), _first(alerts, "accuracy")
+    fact = accuracy.performance if accuracy is not None else None
+    fell = f"{fact.reference:.3f} → {fact.value:.3f} ({fact.low:.3f}–{fact.high:.3f})" if fact else "nothing"
+    found = "concept drift" if error is not None else "nothing"
+    for name, truth, told, first in (("score error", "grows", found, error),
+                                     ("accuracy", f"{ACCURACY[0]} → {ACCURACY[1]}", fell, accuracy)):  # fmt: skip
+        right = first is not None and _holds(first)
+        table.add_row(
+            name, truth, told, f"{first.detected.rows_since_onset:,} labels" if first else "",
+            "[green]right[/]" if right else "[red]WRONG[/]",
+        )  # fmt: skip
+    return table
+
+
+def _first(alerts: Sequence[Alert], column: str) -> Alert | None:
+    return next((a for a in alerts if a.column == column and a.state is State.FIRING), None)
+
+
+def _holds(alert: Alert) -> bool:
+    """Whether an alert says of accuracy what is true from the drift on: that it is lower than in training, and (of the
+    alert about it, which has seen enough) about how low it is."""
+    fact = alert.performance
+    if fact is None or fact.reference is None:
+        return False
+    near = fact.low - NEAR <= ACCURACY[1] <= fact.high + NEAR
+    return fact.value < fact.reference and (alert.column != "accuracy" or near)
+
+
 def _right(alerts: list[Alert]) -> bool:
-    fired = {alert.column for alert in alerts if alert.state is State.FIRING}
-    return fired == set(DRIFTED) and all(minute(alert.detected.time) >= DRIFT_TIME for alert in alerts)
+    fired = {alert.column for alert in alerts if alert.state is State.FIRING and alert.kind not in OUTCOMES}
+    in_time = all(minute(alert.detected.time) >= DRIFT_TIME for alert in alerts)
+    outcomes = [_first(alerts, column) for column in ("absolute_error", "accuracy")]
+    return fired == set(DRIFTED) and in_time and all(alert is not None and _holds(alert) for alert in outcomes)
