@@ -28,7 +28,7 @@ from stream_monitor.errors import DataError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from stream_monitor.evaluate import ColumnReport, Report, StreamReport
+    from stream_monitor.evaluation import ColumnReport, Report, StreamReport
 
 EXAMPLE = (
     "Examples: `stream-monitor evaluate heldout.csv.gz --reference credit-risk.json --model credit-risk --time at "

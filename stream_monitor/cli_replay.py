@@ -213,4 +213,7 @@ def _stream_report(name: str, told: StreamSummary) -> Iterator[str]:
         fired = "once" if seen.fired == 1 else f"{seen.fired} times"
         noticed = f"fired {fired}, first since {onset}, noticed {_count(rows, 'row')} later"
         yield f"  [bold]{escape(column)}[/]: {now}; {noticed}"
-        yield f"    [dim]{escape(seen.first.summary.removeprefix(f'{column}: '))}[/]"
+        first, last = (alert.summary.removeprefix(f"{column}: ") for alert in (seen.first, seen.last))
+        yield f"    [dim]{escape(first)}[/]"
+        if seen.last.state == "updated" and last != first:
+            yield f"    [dim]by now: {escape(last)}[/]"

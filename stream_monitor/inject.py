@@ -65,6 +65,12 @@ class Mark:
             return row.offset >= self.row
         return self.time_ms is not None and row.time_ms >= self.time_ms
 
+    def ends_before(self, start: Mark) -> bool:
+        """Whether nothing lies between `start` and this; a row and a time cannot be compared."""
+        if self.row is not None and start.row is not None:
+            return self.row <= start.row
+        return self.time_ms is not None and start.time_ms is not None and self.time_ms <= start.time_ms
+
 
 @dataclass(frozen=True, slots=True)
 class Injection:
@@ -138,10 +144,15 @@ def _parsed(text: str) -> Injection:
         rest, _, category = rest.rpartition(":")
         if not category:
             raise _Problem("lacks a part", USAGE[change])
+        if not rest:
+            raise _Problem("has three parts of four before the @", USAGE[change])
     if not rest:
         raise _Problem("names no column", USAGE[change])
     start, _, stop = where.partition("..")
-    return Injection(text, change, rest, amount, category, _mark(start), _mark(stop) if stop else None)
+    first, last = _mark(start), _mark(stop) if stop else None
+    if last is not None and last.ends_before(first):
+        raise _Problem("ends before it begins", "give @START..END, END being the first row or time after it")
+    return Injection(text, change, rest, amount, category, first, last)
 
 
 def _amount(change: Change, text: str) -> float:

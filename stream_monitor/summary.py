@@ -210,12 +210,14 @@ def _range_moves(bins: Bins, before: Counts, now: Counts) -> str:
 
 def _rank_facts(before: Counts, now: Counts) -> list[_Fact]:
     """With a season the edges differ by the hour: only ranks are common to them."""
-    cumulated = np.cumsum(before[FIRST_BIN:]) / max(int(before[FIRST_BIN:].sum()), 1)
-    present = np.cumsum(now[FIRST_BIN:]) + int(now[BELOW])
-    ranks = []
-    for level in (0.1, 0.5, 0.9):
-        place = int(np.searchsorted(present, level * int(now[BELOW:].sum())))
-        ranks.append(float(cumulated[min(place, len(cumulated) - 1)]) if len(cumulated) else 0.5)
+    old = before[FIRST_BIN:] / max(int(before[FIRST_BIN:].sum()), 1)
+    rank = np.concatenate([[0.0], np.cumsum(old) - old / 2, [1.0]])
+    present = np.cumsum(np.concatenate([[now[BELOW]], now[FIRST_BIN:], [now[ABOVE]]]))
+    if not present[-1]:
+        return []
+    ranks = [float(rank[np.searchsorted(present, level * int(present[-1]))]) for level in (0.1, 0.5, 0.9)]
+    if ranks[1] in (0.0, 1.0):  # outside the training range, which another fact says
+        return []
     low, middle, high = (percent(r) for r in ranks)
     direction = (
         "up" if ranks[1] > 0.54 else "down" if ranks[1] < 0.46 else "wider" if ranks[2] - ranks[0] > 0.8 else "narrower"

@@ -11,10 +11,12 @@ import pytest
 
 from stream_monitor.encode import code_of
 from stream_monitor.errors import DataError
-from stream_monitor.evaluate import ColumnReport, Limits, Report, assess, gather, numeric_codes
+from stream_monitor.evaluate import Limits, assess, gather
+from stream_monitor.evaluation import ColumnReport, Report
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, fit
 from stream_monitor.reference import Kind, Reference, Season, StreamKey
+from stream_monitor.trials import numeric_codes
 from tests.unit.rows import row
 from tests.unit.world import MODEL, reference, rows, settings
 
@@ -72,6 +74,7 @@ def test_a_smaller_budget_is_recommended_where_events_are_few() -> None:
     report = evaluated(thin, REFERENCE, windows=3)
     (entry,) = report.config["models"]
     assert entry == {"match": MODEL, "detection": {"budget_events": 100_000}}
+    assert "about one false alarm in 23 months" in report.advice[0]
 
 
 def test_a_busy_model_needs_a_larger_one() -> None:

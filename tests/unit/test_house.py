@@ -16,6 +16,7 @@ PURE = (
     "merge", "model", "model_state", "monitor", "outcomes", "outside", "performance", "reference", "scoring",
     "scoring_state", "season", "signatures", "silence", "state", "stream", "streams", "summary", "topics", "trail",
     "waiting", "wire",
+    "evaluation",
 )  # fmt: skip
 WORLDLY = {
     "asyncio", "kafka", "logging", "os", "pathlib", "random", "requests", "select", "socket", "structlog",

@@ -220,6 +220,18 @@ def test_with_a_season_ranks_are_told() -> None:
     assert "rank of the training values of its hour" in found.text
 
 
+def test_with_a_season_what_lies_below_training_has_no_rank_among_it() -> None:
+    """A column that never moved in training: its one bin's upper end was the rank of whatever lay below it, 100 %."""
+    still = Column("x", Role.INPUT, Kind.NUMERIC, [Bins([0, 0, 0, 0, 500], [7.0], 7.0)] * 2)
+    before = np.array([0, 0, 0, 0, 1_000])
+    found = describe(still, before, np.array([0, 0, 4, 0, 0]))
+    assert (found.direction, found.text) == ("down", "100 % of values below the training minimum 7 (reference 0 %)")
+    column = Column("age", Role.INPUT, Kind.NUMERIC, [AGE.strata[0], AGE.strata[0]])
+    found = describe(column, 2 * BEFORE, codes_of(EDGES, AGE.strata[0].low, normal(33, 10, 400)))
+    assert found.direction == "down"
+    assert "median at the 2" in found.text
+
+
 CITY = Column(
     "city", Role.INPUT, Kind.CATEGORICAL, [Bins([0, 0, 0, 0, 700, 300])], categories=["Paris", "Rome"]
 )  # fmt: skip
