@@ -17,7 +17,16 @@ import typer
 
 import stream_monitor
 from stream_monitor import cli_compare, cli_evaluate, cli_reference, cli_replay, cli_status, heartbeat
-from stream_monitor.cli_common import ConfigOption, Verbose, broker_of, explain, prepare, stop_on_signals, verbosity
+from stream_monitor.cli_common import (
+    ConfigOption,
+    Verbose,
+    broker_of,
+    explain,
+    prepare,
+    stop_on_signals,
+    verbosity,
+    wide_console,
+)
 from stream_monitor.errors import ConfigError, Fault, StreamMonitorError, TopicMismatch
 
 EXIT_CODES = """
@@ -113,12 +122,10 @@ def demo(
     With --to-kafka it is the producer for a monitor that runs elsewhere: it publishes the reference and sends the
     events to the predictions topic.
     """
-    from rich.console import Console
-
     from stream_monitor import demo as demos
 
     if not to_kafka:
-        raise typer.Exit(demos.demo(Console(), events_per_s=rate))
+        raise typer.Exit(demos.demo(wide_console(), events_per_s=rate))
     from stream_monitor.demo_producer import produce
 
     settings = prepare(config)

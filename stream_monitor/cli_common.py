@@ -20,6 +20,8 @@ from stream_monitor.errors import ConfigError, Fault, StreamMonitorError
 from stream_monitor.heartbeat import BeatingStop, touch
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from stream_monitor.config import Settings
 
 
@@ -121,3 +123,11 @@ def stop_on_signals(heartbeat: Path | None) -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
     return stop
+
+
+def wide_console() -> Console:
+    """Standard output as the terminal has it; wider where it goes into a file or a pipe, which need no folding."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from stream_monitor.cli_common import ConfigOption, Verbose, broker_of, prepare
+from stream_monitor.cli_common import ConfigOption, Verbose, broker_of, prepare, wide_console
 from stream_monitor.cli_tables import (
     Files,
     Id,
@@ -157,13 +157,9 @@ def _write(path: Path, reference: Reference) -> None:
 @app.command(epilog="Example: `stream-monitor reference show credit-risk.json`")
 def show(files: Documents, verbose: Verbose = 0) -> None:
     """Print references as tables: per column its bins, quantiles or categories, missing share and memory."""
-    from rich.console import Console
-
     from stream_monitor.show import shown
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # into a file or a pipe: no need to fold
+    console = wide_console()
     for number, reference in enumerate(_read(files)):
         if number:
             console.print()
