@@ -36,6 +36,7 @@ class AlertKind(StrEnum):
     PREDICTION_DRIFT = "prediction_drift"
     CONCEPT_DRIFT = "concept_drift"
     PERFORMANCE = "performance"
+    CORRELATION_DRIFT = "correlation_drift"
     SCHEMA_CHANGE = "schema_change"
     SILENT = "silent"
     GAP = "gap"
@@ -150,6 +151,22 @@ class CurrentShare(_Part):
     share: list[float]
 
 
+class RelationFact(_Part):
+    """A pair of columns: their rank correlation in the reference (`before`) and over the last `n` rows since the onset.
+
+    `low` … `high`: what the reference's relation comes to under the columns' present distributions, rows selected or
+    values transformed; a change counts from there on.
+    """
+
+    first: str
+    second: str
+    before: float
+    now: float
+    low: float
+    high: float
+    n: int
+
+
 class Retrain(_Part):
     """From when on the data is homogeneous again, and how many rows that was at this alert."""
 
@@ -193,7 +210,7 @@ class Alert(_Part):
     id: str
     episode: str
     schema_version: Literal[1] = SCHEMA_VERSION
-    scope: Literal["column", "stream", "model", "topic"]
+    scope: Literal["column", "pair", "stream", "model", "topic"]
     state: State
     kind: AlertKind
     severity: Severity
@@ -216,6 +233,7 @@ class Alert(_Part):
     gap: Gap | None = None
     segments: Across | None = None
     estimated_performance: EstimatedPerformance | None = None
+    relations: list[RelationFact] = []
 
     @property
     def stream(self) -> StreamKey:

@@ -74,7 +74,9 @@ def _columns(task: Task, predicted: Floats, actual: Floats, ordered: bool) -> li
         Row("", "", "", 0, dict(zip(values, row, strict=True)), None, None, None, 0, i, 0)
         for i, row in enumerate(zip(*(value.tolist() for value in values.values()), strict=True))
     ]
-    options = FitOptions(season=Season.NONE, kinds=dict.fromkeys(values, Kind.NUMERIC), ordered=ordered)
+    options = FitOptions(
+        season=Season.NONE, kinds=dict.fromkeys(values, Kind.NUMERIC), ordered=ordered, relations=False
+    )
     fitted = fit(rows, StreamKey("outcomes"), options)
     return [msgspec.structs.replace(column, role=Role.OUTCOME) for column in fitted.columns]
 

@@ -132,6 +132,16 @@ class PerformanceSection(Section):
         )
 
 
+class RelationsSection(Section):
+    """Rank correlations of the inputs with the prediction, and among themselves."""
+
+    enabled: bool = True
+    min_change: float = Field(
+        default=0.1, ge=0.02, lt=1,
+        description="How far a rank correlation must be from what the reference explains to be worth an alert.",
+    )  # fmt: skip
+
+
 class DetectionSettings(Section):
     """What decides whether something is drift. Nothing about brokers or I/O, so that its digest names a decision."""
 
@@ -144,6 +154,7 @@ class DetectionSettings(Section):
     detectors: Detectors = Detectors()
     lifecycle: LifecycleSection = LifecycleSection()
     performance: PerformanceSection = PerformanceSection()
+    relations: RelationsSection = RelationsSection()
     silence: SilenceSection = SilenceSection()
 
     def silence_policy(self) -> Silence:

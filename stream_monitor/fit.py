@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from stream_monitor.association import learn as learn_relations
 from stream_monitor.codes import FIRST_BIN, NEW, OTHER
 from stream_monitor.collected import Collected
 from stream_monitor.draft import Draft, draft, split
@@ -200,6 +201,10 @@ class ReferenceBuilder:
         if self._segments is not None:
             parts = self._segments.build(reference, kept, new, ordered=ordered, by_time=by_time, notes=self._notes)
             reference = msgspec.structs.replace(reference, segment_by=[*self._options.segment_by], segments=parts)
+        if self._options.relations:
+            relations = learn_relations(columns, tally.first_codes(kept))
+            if relations is not None:
+                reference = msgspec.structs.replace(reference, relations=relations)
         if (size := len(reference.to_json())) > MAX_DOCUMENT_BYTES:
             raise DataError(
                 f"{self._stream}: a reference of {size} bytes, {MAX_DOCUMENT_BYTES} fit: watch fewer columns"

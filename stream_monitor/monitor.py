@@ -51,6 +51,7 @@ from stream_monitor.lifecycle import (
 )
 from stream_monitor.outside import Outside
 from stream_monitor.reference import Column, Performance, Role, StreamKey
+from stream_monitor.relations import Relating, RelationsState
 from stream_monitor.summary import Description, Recent, describe
 from stream_monitor.trail import FINE, Origin, Trail
 
@@ -96,12 +97,15 @@ class MonitorState(msgspec.Struct):
     names: dict[int, HeavyNames]
     past: dict[int, tuple[int, int]]
     better: list[int] = []
+    relations: RelationsState | msgspec.UnsetType = msgspec.UNSET
 
 
 class Monitor:
     """The detectors, the open episodes and the recent rows of one stream under one reference."""
 
-    def __init__(self, stream: StreamKey, entry: Entry, detectors: DetectorSet, rules: Rules) -> None:
+    def __init__(
+        self, stream: StreamKey, entry: Entry, detectors: DetectorSet, rules: Rules, relating: Relating | None = None
+    ) -> None:  # fmt: skip
         self.stream = stream
         self.entry = entry
         self.detectors = detectors
@@ -116,6 +120,7 @@ class Monitor:
         self._better: set[int] = set()
         """Columns whose change was one for the better: their detectors begin anew at the end of the pane."""
         self._displays: dict[int, Display] = {}
+        self.relating = relating
 
     @property
     def rows(self) -> int:
@@ -142,18 +147,30 @@ class Monitor:
             alerts += self._in_row_order(signals, new)
             if self.rows % PANE_ROWS == 0:
                 alerts += self._end_of_pane()
+                alerts += self._related()
             start = stop
         return alerts
 
     def open_kinds(self) -> list[AlertKind]:
         """The kind of every open alert."""
-        return [KINDS[self._columns[column].role] for column in self.episodes]
+        related = len(self.relating.episodes) if self.relating is not None else 0
+        return [
+            *(KINDS[self._columns[column].role] for column in self.episodes), *[AlertKind.CORRELATION_DRIFT] * related
+        ]  # fmt: skip
 
     def end(self, reason: str) -> list[Alert]:
         """Resolve everything open, as of the last row fed."""
         alerts = [self._resolve(column, self.rows - 1, reason) for column in sorted(self.episodes)]
         self.episodes.clear()
-        return alerts
+        return alerts + (self.relating.end(self.trail, reason) if self.relating is not None else [])
+
+    def _related(self) -> list[Alert]:
+        """At the end of a pane: what the rows say about relations between columns."""
+        if self.relating is None:
+            return []
+        onsets = {column: episode.onset_row for column, episode in self.episodes.items()}
+        ended = {column: row + 1 for column, (row, _) in self._past.items()}
+        return self.relating.end_of_pane(self.trail, self.detectors.times, onsets, ended)
 
     def state(self) -> MonitorState:
         return MonitorState(
@@ -163,6 +180,7 @@ class Monitor:
             *self._outside.state(),
             dict(self._past),
             sorted(self._better),
+            self.relating.state() if self.relating is not None else msgspec.UNSET,
         )
 
     def restore(self, state: MonitorState) -> None:
@@ -172,6 +190,8 @@ class Monitor:
         self._unknown = set(state.unknown)
         self._past = dict(state.past)
         self._better = {column for column in state.better if 0 <= column < len(self._columns)}
+        if self.relating is not None and isinstance(state.relations, RelationsState):
+            self.relating.restore(state.relations, state.rows)
 
     def _in_row_order(self, signals: list[Signal], unknown: list[tuple[int, str]]) -> list[Alert]:
         events: list[tuple[int, int, Signal | str]] = [(s.row, s.column, s) for s in signals]

@@ -21,7 +21,7 @@ class FitOptions:
     beyond, edges come from a sample.
     `stratum_rows`: rows that a stratum of a season should hold. `most_columns`: the first so many are watched.
     `segment_by`: features whose values make the segments (so they are watched, as categories), at most `max_segments`
-    of at least `segment_rows` rows each.
+    of at least `segment_rows` rows each. `relations`: whether pairs of columns are counted, too.
     """
 
     season: Season | Literal["auto"] = "auto"
@@ -36,6 +36,7 @@ class FitOptions:
     segment_by: tuple[str, ...] = ()
     max_segments: int = 20
     segment_rows: int = 500
+    relations: bool = True
 
     def kind(self, feature: str) -> Kind | None:
         """What a feature is to be taken for; None: what its values say."""

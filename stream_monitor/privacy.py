@@ -20,7 +20,7 @@ from stream_monitor.errors import ConfigError, Fault
 from stream_monitor.events import MAX_NAME_LENGTH
 from stream_monitor.features import ONE_LESS, PREDICTION, canonical
 from stream_monitor.outcomes import value_of
-from stream_monitor.reference import Column, Reference, Role, Segment
+from stream_monitor.reference import Column, Reference, Relations, Role, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,6 +136,12 @@ class Veil:
         )  # fmt: skip
         if veiled.parts:
             veiled = msgspec.structs.replace(veiled, segments=list(map(self._part, veiled.parts)))
+        if isinstance(veiled.relations, Relations):
+            own = dict(zip((c.name for c in reference.columns), (c.name for c in veiled.columns), strict=True))
+            columns = [own.get(name, name) for name in veiled.relations.columns]
+            veiled = msgspec.structs.replace(
+                veiled, relations=msgspec.structs.replace(veiled.relations, columns=columns)
+            )
         performance = veiled.performance
         if performance is not msgspec.UNSET and math.isnan(value_of(performance.positive)[0]):
             positive = performance.positive and self._name(performance.positive)

@@ -26,6 +26,10 @@ MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 MAX_COLUMNS = 5_000
 MAX_ROWS = 10**15
 """That a reference may speak for; floating point counts no further than ten times that."""
+LEVELS = 6
+"""Of a column, where it is looked at together with another."""
+MAX_RELATED = 64
+"""Columns that are looked at by pairs."""
 MAX_SEGMENTS = 200
 MAX_SEGMENT_FEATURES = 3
 MAX_SEGMENT_COLUMNS = 20_000
@@ -193,6 +197,22 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (self.pool,) if self.pool else tuple(self.where)
 
 
+class Relations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the columns hang together, by pairs (see `association.py`).
+
+    `columns`: names, those of role prediction last; of wide streams not all. `levels`: by column, the level of every
+    code, −1 for none. `correlation`: by column, the rank correlations with the columns before it. `tables`: rows by
+    the levels of both columns, `[pairs, LEVELS, LEVELS]` little-endian uint16, pairs (0, 1), (0, 2) … (1, 2) …
+    `left_out`: columns there was no room for.
+    """
+
+    columns: list[str]
+    levels: list[list[int]]
+    correlation: list[list[float]]
+    tables: bytes
+    left_out: int = 0
+
+
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """What one stream looked like in training.
 
@@ -215,6 +235,8 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tr
     """Left out of the document where there were no labels, so that the digests of older ones stay what they are."""
     segment_by: list[str] | msgspec.UnsetType = msgspec.UNSET
     segments: list[Segment] | msgspec.UnsetType = msgspec.UNSET
+    relations: Relations | msgspec.UnsetType = msgspec.UNSET
+    """Left out of the document by older releases, and where there are no two columns to compare."""
 
     @property
     def parts(self) -> list[Segment]:
@@ -294,7 +316,27 @@ def _problems(reference: Reference) -> list[str]:
         problems += [f"column {column.name!r}: {problem}" for problem in _column_problems(column, reference.strata)]
     if reference.performance is not msgspec.UNSET:
         problems += [f"performance: {problem}" for problem in _performance_problems(reference.performance)]
+    if reference.relations is not msgspec.UNSET:
+        problems += [f"relations: {problem}" for problem in _relation_problems(reference, reference.relations)]
     return problems or list(_segment_problems(reference))
+
+
+def _relation_problems(reference: Reference, relations: Relations) -> Iterator[str]:
+    columns, count = {column.name: column for column in reference.columns}, len(relations.columns)
+    if not 2 <= count <= MAX_RELATED or len(set(relations.columns)) < count or set(relations.columns) - columns.keys():
+        yield f"names {count} columns; 2 to {MAX_RELATED} different watched ones can be"
+        return
+    widths = [FIRST_BIN + columns[name].bins for name in relations.columns]
+    if [len(levels) for levels in relations.levels] != widths:
+        yield "levels are not those of the columns' codes"
+    elif any(not -1 <= level < LEVELS for levels in relations.levels for level in levels):
+        yield f"levels must lie in -1 … {LEVELS - 1}"
+    if [len(row) for row in relations.correlation] != list(range(count)):
+        yield "correlations are not one a pair of columns"
+    elif not all(-1 <= value <= 1 for row in relations.correlation for value in row):
+        yield "correlations must lie in -1 … 1"
+    if len(relations.tables) != count * (count - 1) // 2 * LEVELS * LEVELS * 2:
+        yield f"{len(relations.tables)} bytes of tables are not one a pair of columns"
 
 
 def _performance_problems(performance: Performance) -> list[str]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
+from stream_monitor.association import relations_of
 from stream_monitor.book import Entry
 from stream_monitor.config import ModelSettings, Settings
 from stream_monitor.detectors.ensemble import DetectorSet
+from stream_monitor.detectors.pairs import Pairs
 from stream_monitor.events import Row
 from stream_monitor.features import canonical
 from stream_monitor.fit import FitOptions, fit
@@ -16,10 +19,16 @@ from stream_monitor.model import Model
 from stream_monitor.monitor import Monitor, Rules
 from stream_monitor.privacy import veil_of
 from stream_monitor.reference import MAX_COLUMNS, Reference, Season, Segment, StreamKey, Task
+from stream_monitor.relations import Policy, Relating
 from stream_monitor.scoring import Scoring, ScoringRules
 from stream_monitor.segments import reference_of, segment_budget, whole_budget
 from stream_monitor.stream import Stream
 from stream_monitor.waiting import Waiting
+
+RELATIONS_SHARE: Final = 0.05
+"""Of the whole stream's false-alarm budget, for the relations between its columns."""
+RELATIONS_SINCE: Final = 2
+"""Wire version from which on learned references have relations: older releases do not read such a document."""
 
 
 class StreamFactory:
@@ -35,7 +44,8 @@ class StreamFactory:
         model = self._settings.for_model(key.model)
         limits = self._settings.input.limits
         budget = WarmupBudget(limits.max_warmup_bytes, limits.max_streams)
-        learn = partial(_fit, model, limits.max_columns)
+        relations = self._settings.worker.writes_version >= RELATIONS_SINCE
+        learn = partial(_fit, replace(fit_options(model, limits.max_columns), relations=relations))
         privacy = self._settings.privacy.raw
         make, make_segment = partial(self._monitor, model), partial(self._segment_monitor, model)
         return Stream(
@@ -69,8 +79,14 @@ class StreamFactory:
     def _monitor(self, model: ModelSettings, key: StreamKey, entry: Entry) -> Monitor:
         detection = model.detection
         budget_rows = whole_budget(entry.reference, detection.budget_events)
-        detectors = DetectorSet(entry.reference, detection.params(), budget_rows)
-        return Monitor(key, entry, detectors, self.rules(model))
+        relations = relations_of(entry.reference) if detection.relations.enabled else None
+        if relations is None:
+            return Monitor(key, entry, DetectorSet(entry.reference, detection.params(), budget_rows), self.rules(model))
+        rules, policy = self.rules(model), detection.policy()
+        pairs = Pairs(entry.reference, relations, RELATIONS_SHARE / budget_rows, detection.relations.min_change)
+        said = Policy(rules.config_digest, rules.topic, policy.update_ratio, policy.update_rows)
+        detectors = DetectorSet(entry.reference, detection.params(), budget_rows / (1 - RELATIONS_SHARE))
+        return Monitor(key, entry, detectors, rules, Relating(key, entry.digest, pairs, said))
 
     def _segment_monitor(self, model: ModelSettings, key: StreamKey, entry: Entry, segment: Segment) -> Monitor:
         """Of a part of a stream: `evidence` alone, which leads; its alerts cite the digest of the whole reference."""
@@ -98,5 +114,5 @@ def fit_options(model: ModelSettings, most_columns: int = MAX_COLUMNS) -> FitOpt
     )  # fmt: skip
 
 
-def _fit(model: ModelSettings, most_columns: int, rows: list[Row], key: StreamKey) -> Reference:
-    return fit(rows, key, fit_options(model, most_columns))
+def _fit(options: FitOptions, rows: list[Row], key: StreamKey) -> Reference:
+    return fit(rows, key, options)

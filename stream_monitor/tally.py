@@ -142,6 +142,14 @@ class Tally:
         ]
         return times, (repeats / max(self.rows - 1, 1)).tolist()
 
+    def first_codes(self, kept: Sequence[npt.NDArray[np.bool_]]) -> Codes:
+        """The codes of the first rows, numbered anew among those that each column has `kept`."""
+        codes = np.concatenate(self._codes)[: self._most_kept]
+        for i, keep in enumerate(kept):
+            if not keep.all():
+                codes[:, i] = np.maximum(np.cumsum(keep) - 1, 0).astype(np.uint8)[codes[:, i]]
+        return codes
+
 
 def times_of(rows: Sequence[Row]) -> Times:
     return np.fromiter(map(attrgetter("time_ms"), rows), np.int64, len(rows))

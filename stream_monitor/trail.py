@@ -72,6 +72,11 @@ class Trail:
         codes: npt.NDArray[np.uint8] = self._codes[np.arange(max(first, 0), stop) % FINE, column]
         return codes
 
+    @property
+    def ring(self) -> npt.NDArray[np.uint8]:
+        """The codes of the last `FINE` rows, row r at r modulo `FINE`; to be read only."""
+        return self._codes
+
     def last(self, rows: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """Codes `[rows, columns]` and times of the last rows, `FINE` of them at most and fewer if there were fewer."""
         slots = np.arange(max(self.rows - min(rows, FINE), 0), self.rows) % FINE

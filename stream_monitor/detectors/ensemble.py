@@ -86,6 +86,11 @@ class DetectorSet:
         pacing.forget_rows()
         return list(found.values())
 
+    @property
+    def times(self) -> npt.NDArray[np.float64] | None:
+        """The autocorrelation time of every column, in rows; None while it is being measured."""
+        return self._tables.time if self._pacing is None or self._pacing.done else None
+
     def engage(self, column: int) -> None:
         for detector in self._detectors.values():
             detector.engage(column)

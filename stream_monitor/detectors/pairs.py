@@ -1,0 +1,462 @@
+"""`pairs`: has the rank correlation of two columns left that of the reference, beyond what their margins explain?
+
+Looked at once every 100 rows over the last 200, 400 and 900. A *screen* over all pairs comes first: correlations of the
+reference's scores from sums over blocks of 100 rows (whole numbers, so exact on every machine, whatever the order of
+addition). A pair that stands out is *judged* on its rows:
+
+- its correlation is that of the mid-ranks within the window, and counts as changed only beyond both readings of what
+  the columns' own drift explains (see `association.py`);
+- and only as far as it also differs within the blocks of the window, the block that speaks most for it left out: two
+  columns that move at the same time are correlated over the window, and not within its blocks;
+- the rows before the onset of a column's own open drift are left out;
+- the probability of such a mean product of scores is at most exp(−n·Λ) (Chernoff; any table, any n), with n divided by
+  √(τ₁τ₂), the autocorrelation times (by Cauchy and Schwarz at least that of the product of two series), and made up for
+  the finite reference (1/n + 1/N).
+
+Every look at every pair and window pays its share of the budget (a union bound), so it may be looked at for ever.
+
+The `joint` test is about all pairs of inputs at once: the largest change, at its share among them; or the sum of
+2·n·Λ over the pairs whose columns have no open drift. That sum is, in a normal approximation, one of squares with the
+covariances μ_a·μ_b, μ the eigenvalues of the matrix of rank correlations; its tail bound is that of B. Laurent,
+P. Massart, Ann. Stat. 28 (2000), lemma 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, log, sqrt
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stream_monitor.association import (
+    margins,
+    mean_log,
+    moment,
+    rank_correlation,
+    rate,
+    scores,
+    selected,
+    smoothed,
+    tables_of,
+    transformed,
+)
+from stream_monitor.compiled import njit
+from stream_monitor.reference import LEVELS, Reference, Relations, Role
+
+Codes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+BLOCK: Final = 100
+WINDOWS: Final = (2, 4, 9)
+"""In blocks; the longest is what a trail holds for certain after a restart."""
+KEPT: Final = WINDOWS[-1]
+FEWEST: Final = 100
+"""Rows of a pair that have a place in both orders, for a judgement."""
+SCALE: Final = 16
+"""Scores are rounded to sixteenths of a standard deviation."""
+LOOSE: Final = 0.7
+"""What part of a judgement's bar the screen asks for."""
+JOINT_SHARE: Final = 0.5
+"""Of the budget, for the pairs of inputs; the rest is for the pairs with a prediction."""
+LEAST_VARIANCE: Final = 0.001 * SCALE**2
+"""Of a window's scores, for a correlation."""
+MOST: Final = 256
+"""Pairs that are judged at one look, at most: those that stand out most."""
+ONSET_SLACK: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a window says of a pair. `now`: its rank correlation over `n` rows; `low` … `high`: what the reference
+    explains; `excess`: how far beyond, signed; `evidence`: n·Λ."""
+
+    pair: int
+    window: int
+    first_row: int
+    n: int
+    now: float
+    low: float
+    high: float
+    excess: float
+    evidence: float
+
+
+class Pairs:
+    """The relations of one stream under one reference; all its state can be had from the last rows.
+
+    `alpha`: false alarms a row that all its tests may raise in the mean. `times`: autocorrelation times of all columns
+    of the reference. `pairs`: `[pairs, 2]` places among `places`, the columns' numbers in the reference.
+    """
+
+    def __init__(self, reference: Reference, relations: Relations, alpha: float, min_change: float) -> None:
+        numbers = {column.name: i for i, column in enumerate(reference.columns)}
+        self.names = relations.columns
+        self.places = np.array([numbers[name] for name in self.names], dtype=np.int64)
+        count = len(self.names)
+        self.pairs = np.stack(np.triu_indices(count, 1), axis=1).astype(np.int64)
+        roles = [reference.columns[i].role for i in self.places.tolist()]
+        predicted = np.array([role is Role.PREDICTION for role in roles])
+        self.with_prediction = predicted[self.pairs[:, 1]] & ~predicted[self.pairs[:, 0]]
+        self.among_inputs = ~predicted[self.pairs[:, 1]]
+        self.min_change = min_change
+        self.tables = tables_of(relations).astype(np.float64)
+        self.reference_rows = self.tables.sum(axis=(1, 2))
+        self.before = np.array([rank_correlation(table) for table in self.tables])
+        self.levels = np.full((count, 256), -1, dtype=np.int8)
+        for i, own in enumerate(relations.levels):
+            self.levels[i, : len(own)] = own
+        self._scores = _scores(self.tables, self.pairs, self.levels)
+        self._expected = _expected(self.tables, self._by_level(), self.pairs)
+        self._alpha = alpha * BLOCK / len(WINDOWS)
+        tests, inputs = max(int(self.with_prediction.sum()), 1), max(int(self.among_inputs.sum()), 1)
+        self.bar = np.full(len(self.pairs), log(2 * tests / (self._alpha * (1 - JOINT_SHARE))))
+        self.bar[self.among_inputs] = log(2 * inputs / (self._alpha * JOINT_SHARE / 2))
+        self.bar[~(self.with_prediction | self.among_inputs)] = inf  # the scores of two classes
+        self.sum_bar = _sum_bar(self._matrix(), log(1 / (self._alpha * JOINT_SHARE / 2)))
+        self._sum_screen = inputs + LOOSE * (self.sum_bar - inputs)
+        self._times: Floats | None = None
+        self._bounds = np.zeros((2, len(WINDOWS), len(self.pairs)))
+        self._weights = np.zeros((len(WINDOWS), len(self.pairs)))
+        windows = len(WINDOWS)
+        self._products = np.zeros((KEPT, count, count), dtype=np.float32)
+        self._sums = np.zeros((KEPT, count), dtype=np.float32)
+        self._all_products = np.zeros((windows, count, count), dtype=np.float32)
+        self._all_sums = np.zeros((windows, count), dtype=np.float32)
+        self._none = np.zeros(len(self.pairs), dtype=np.bool_)
+        self._squares = np.zeros((windows, len(self.pairs)))
+        self._standing = np.zeros((windows, len(self.pairs)), dtype=np.int64)
+        self._found, self._total = np.zeros(windows, dtype=np.int64), np.zeros(windows)
+        self._block = -1
+        """The blocks that the sums hold, −1 for none."""
+
+    def _by_level(self) -> Floats:
+        by_level = np.zeros((len(self.names), LEVELS))
+        for i, own in enumerate(self.levels):
+            by_level[i, own[own >= 0]] = self._scores[i, own >= 0]
+        return by_level
+
+    def _matrix(self) -> Floats:
+        """Rank correlations among the inputs."""
+        count = int(self.pairs[self.among_inputs].max()) + 1 if self.among_inputs.any() else 0
+        matrix = np.eye(count)
+        for (i, j), rho in zip(self.pairs[self.among_inputs].tolist(), self.before[self.among_inputs], strict=True):
+            matrix[i, j] = matrix[j, i] = rho
+        return matrix
+
+    def pace(self, times: Floats) -> None:
+        """The autocorrelation times of all columns of the reference."""
+        own = np.sqrt(times[self.places])
+        self._times = own[self.pairs[:, 0]] * own[self.pairs[:, 1]]
+        for w, blocks in enumerate(WINDOWS):
+            rows = self.effective(np.full(len(self.pairs), blocks * BLOCK), np.arange(len(self.pairs)))
+            bar = np.minimum(self.bar, self.sum_bar / 2)
+            reach = LOOSE * np.sqrt(2 * bar / np.maximum(rows - 3, 1e-9))
+            center = np.arctanh(np.clip(self._expected, -0.999, 0.999))
+            low, high = np.tanh(center - reach), np.tanh(center + reach)
+            self._bounds[0, w] = np.minimum(low - self._expected, -LOOSE * self.min_change)
+            self._bounds[1, w] = np.maximum(high - self._expected, LOOSE * self.min_change)
+            self._weights[w] = rows / (1 - np.clip(self._expected, -0.999, 0.999) ** 2) ** 2
+
+    @property
+    def paced(self) -> bool:
+        return self._times is not None
+
+    def effective(self, rows: Any, pairs: Any) -> Any:
+        """Rows that a window is worth, dependence and the reference's own finiteness paid."""
+        assert self._times is not None
+        own, trained = rows / self._times[pairs], self.reference_rows[pairs] / self._times[pairs]
+        return own * trained / np.maximum(own + trained, 1e-9)
+
+    def look(self, ring: Codes, rows: int, onsets: Rows, moved: npt.NDArray[np.bool_], since: Rows) -> list[Verdict]:
+        """At the end of a block, `rows` rows fed, the last 900 of them in the ring of codes (row r at r modulo its
+        length): the pairs that have changed, by pair.
+
+        `onsets`, `moved`: `[columns of the reference]`, or empty where no column has moved: the row from which on a
+        column's rows are alike, and whether it has an open drift. `since`: `[pairs]` rows before are not looked at.
+        """
+        found: dict[int, Verdict] = {}
+        either = self._none
+        if len(moved):
+            unlike = moved | (onsets > rows - KEPT * BLOCK)
+            either = np.logical_or(*unlike[self.places][self.pairs].T) if unlike.any() else either
+        self._keep_up(ring, rows, either)
+        close = rows % (5 * BLOCK) == 0
+        for w, blocks in enumerate(WINDOWS):
+            if rows < blocks * BLOCK:
+                break
+            wide = close and blocks == KEPT and self._total[w] >= self._sum_screen
+            if not (self._found[w] or wide):
+                continue
+            verdicts = [
+                self.judge(ring, rows, pair, blocks, onsets, int(since[pair]))
+                for pair in self._candidates(w, either, wide=wide)
+                if close or not either[pair]  # what is explained by a drift stays so for a while: see less often
+            ]
+            self._decide([v for v in verdicts if v is not None], either, found)
+        return [found[pair] for pair in sorted(found)]
+
+    def _candidates(self, w: int, either: npt.NDArray[np.bool_], *, wide: bool) -> list[int]:
+        """The pairs that stand out, and if all inputs together do, those of steady ones; `MOST` at most."""
+        standing, squares = self._standing[w, : self._found[w]], self._squares[w]
+        if wide:
+            standing = np.union1d(standing, np.flatnonzero(self.among_inputs & ~either))
+        if len(standing) > MOST:
+            standing = np.sort(standing[np.argsort(-squares[standing], kind="stable")[:MOST]])
+        chosen: list[int] = standing.tolist()
+        return chosen
+
+    def _decide(self, verdicts: list[Verdict], either: npt.NDArray[np.bool_], found: dict[int, Verdict]) -> None:
+        """The pairs that fire, into `found`; of inputs, all large changes if the sum of all is too much."""
+        large = [v for v in verdicts if abs(v.excess) >= self.min_change]
+        steady = [v for v in verdicts if self.among_inputs[v.pair] and not either[v.pair]]
+        wide = sum(2 * v.evidence for v in steady) >= self.sum_bar
+        for v in large:
+            summed = wide and self.among_inputs[v.pair] and not either[v.pair]
+            if v.evidence >= self.bar[v.pair] or summed:
+                found.setdefault(v.pair, v)
+
+    def judge(self, ring: Codes, rows: int, pair: int, blocks: int, onsets: Rows, since: int) -> Verdict | None:
+        """What the last blocks say of a pair; None where too few of their rows do."""
+        i, j = self.pairs[pair].tolist()
+        first = max(rows - blocks * BLOCK, since)
+        if len(onsets):
+            first = max(first, int(onsets[self.places[i]]), int(onsets[self.places[j]]))
+        if rows - first < FEWEST:
+            return None
+        result = np.zeros(6)
+        n = _judge(
+            ring, first, rows, int(self.places[i]), int(self.places[j]), self.levels[i], self.levels[j],
+            self.tables[pair], result,
+        )  # fmt: skip
+        if n < FEWEST:
+            return None
+        now, low, high, excess, slope = result[:5].tolist()
+        return Verdict(pair, blocks, first, n, now, low, high, excess, slope * float(self.effective(n, pair)))
+
+    def onset(self, ring: Codes, rows: int, verdict: Verdict) -> tuple[int, int]:
+        """The likeliest and the earliest plausible row of a change's onset."""
+        i, j = self.pairs[verdict.pair].tolist()
+        first = max(rows - KEPT * BLOCK, 0)
+        steps = _steps(
+            ring, verdict.first_row, first, rows, int(self.places[i]), int(self.places[j]), self.levels[i],
+            self.levels[j], self.tables[verdict.pair], verdict.excess,
+        )  # fmt: skip
+        assert self._times is not None
+        tail = np.cumsum(steps[::-1])[::-1] / self._times[verdict.pair]
+        best = int(tail.argmax())
+        near = np.flatnonzero(tail[: best + 1] >= tail[best] - ONSET_SLACK)
+        return first + best, first + int(near[0])
+
+    def _keep_up(self, ring: Codes, rows: int, either: npt.NDArray[np.bool_]) -> None:
+        """The sums of the blocks up to now, of those that are not here yet (all, after a restart), and the screen."""
+        block = rows // BLOCK
+        if self._block != block - 1:
+            for sums in (self._products, self._sums, self._all_products, self._all_sums):
+                sums[:] = 0
+            for each in range(max(block - KEPT, 0), block - 1):
+                self._step(ring, each, either)
+        self._step(ring, block - 1, either)
+        self._block = block
+
+    def _step(self, ring: Codes, block: int, either: npt.NDArray[np.bool_]) -> None:
+        _step(
+            ring, block, self.places, self._scores, self._products, self._sums, self._all_products, self._all_sums,
+            self._expected, self._bounds, self._weights, self.among_inputs, either, self._squares, self._standing,
+            self._found, self._total,
+        )  # fmt: skip
+
+
+def _scores(tables: Floats, pairs: Rows, levels: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+    """By column and code, in sixteenths of a standard deviation; 0 for codes without a level."""
+    found = np.zeros(levels.shape, dtype=np.float32)
+    for i in range(len(levels)):
+        pair = next(k for k, both in enumerate(pairs.tolist()) if i in both)
+        own = scores(margins(tables[pair])[0 if pairs[pair, 0] == i else 1])
+        found[i] = np.where(levels[i] >= 0, np.rint(own[levels[i]] * SCALE), 0)
+    return found
+
+
+def _expected(tables: Floats, by_level: Floats, pairs: Rows) -> Floats:
+    """The correlation of the rounded scores under each table."""
+    found = np.zeros(len(pairs))
+    for k, (i, j) in enumerate(pairs.tolist()):
+        share = tables[k] / max(tables[k].sum(), 1)
+        row, column = share.sum(axis=1), share.sum(axis=0)
+        s, t = by_level[i] - row @ by_level[i], by_level[j] - column @ by_level[j]
+        size = sqrt(float(row @ s**2) * float(column @ t**2))
+        found[k] = float(s @ share @ t) / size if size > 0 else 0.0
+    return found
+
+
+def _sum_bar(matrix: Floats, x: float) -> float:
+    """What a sum of squared, correlated standard normals, one a pair of inputs, exceeds with probability exp(−x)."""
+    if len(matrix) < 2:
+        return float("inf")
+    values = np.maximum(np.linalg.eigvalsh(matrix), 0.0)
+    first, second = np.triu_indices(len(values), 1)
+    spread = values[first] * values[second]
+    spread *= len(spread) / max(float(spread.sum()), 1e-9)
+    bar = spread.sum() + 2 * sqrt(float(spread @ spread) * x) + 2 * float(spread.max()) * x
+    return float(f"{bar:.9g}")  # eigenvalues differ in the last bit between machines
+
+
+@njit
+def _step(
+    ring: Any, block: int, places: Any, table: Any, products: Any, sums: Any, all_products: Any, all_sums: Any,
+    expected: Any, bounds: Any, weights: Any, among: Any, either: Any, squares: Any, standing: Any, found: Any,
+    total: Any,
+) -> None:  # fmt: skip
+    """Move all windows on by a block; then, by window, the pairs that stand out, all squares, and the sum of those of
+    steady pairs of inputs. Sums of products fill the lower triangle."""
+    count, slot = len(places), block % KEPT
+    for w, blocks in enumerate(WINDOWS):
+        old = (block - blocks) % KEPT
+        for i in range(count):
+            all_sums[w, i] -= sums[old, i]
+            for j in range(i + 1):
+                all_products[w, i, j] -= products[old, i, j]
+    products[slot] = 0
+    sums[slot] = 0
+    own = np.empty(count, dtype=np.float32)
+    for row in range(block * BLOCK, (block + 1) * BLOCK):
+        at = row % len(ring)
+        for i in range(count):
+            own[i] = table[i, ring[at, places[i]]]
+        for i in range(count):
+            value, line = own[i], products[slot, i]
+            sums[slot, i] += value
+            for j in range(i + 1):
+                line[j] += value * own[j]
+    mean, size = np.empty(count), np.empty(count)
+    for w, blocks in enumerate(WINDOWS):
+        each = 1.0 / (blocks * BLOCK)
+        for i in range(count):
+            all_sums[w, i] += sums[slot, i]
+            for j in range(i + 1):
+                all_products[w, i, j] += products[slot, i, j]
+            mean[i] = all_sums[w, i] * each
+            variance = all_products[w, i, i] * each - mean[i] ** 2
+            size[i] = 1 / np.sqrt(variance) if variance > LEAST_VARIANCE else 0.0
+        pair = out = 0
+        summed = 0.0
+        for i in range(count):
+            for j in range(i + 1, count):
+                r = (all_products[w, j, i] * each - mean[i] * mean[j]) * size[i] * size[j]
+                away = r - expected[pair] if size[i] * size[j] > 0 else 0.0
+                square = weights[w, pair] * away * away
+                squares[w, pair] = square
+                if among[pair] and not either[pair]:
+                    summed += square
+                if away < bounds[0, w, pair] or away > bounds[1, w, pair]:
+                    standing[w, out] = pair
+                    out += 1
+                pair += 1
+        found[w], total[w] = out, summed
+
+
+@njit
+def _counts(ring: Any, first: int, stop: int, a: int, b: int, of_a: Any, of_b: Any) -> Any:
+    table = np.zeros((LEVELS, LEVELS))
+    for row in range(first, stop):
+        x, y = of_a[ring[row % len(ring), a]], of_b[ring[row % len(ring), b]]
+        if x >= 0 and y >= 0:
+            table[x, y] += 1
+    return table
+
+
+@njit
+def _within(
+    ring: Any, first: int, stop: int, a: int, b: int, of_a: Any, of_b: Any, s: Any, t: Any, sign: float
+) -> float:  # fmt: skip
+    """The correlation of scores within the blocks of a window, without the block that speaks most for `sign`."""
+    sums = np.zeros((KEPT + 2, 3))
+    blocks = 0
+    begin = first
+    while begin < stop:
+        end = min((begin // BLOCK + 1) * BLOCK, stop)
+        n = x = y = xx = yy = xy = 0.0
+        for row in range(begin, end):
+            p, q = of_a[ring[row % len(ring), a]], of_b[ring[row % len(ring), b]]
+            if p >= 0 and q >= 0:
+                n += 1
+                x += s[p]
+                y += t[q]
+                xx += s[p] ** 2
+                yy += t[q] ** 2
+                xy += s[p] * t[q]
+        if n > 0:
+            sums[blocks, 0], sums[blocks, 1], sums[blocks, 2] = xx - x * x / n, yy - y * y / n, xy - x * y / n
+            blocks += 1
+        begin = end
+    total = sums.sum(axis=0)
+    worst = np.inf
+    for each in range(blocks if blocks > 1 else 0):
+        xx, yy, xy = total[0] - sums[each, 0], total[1] - sums[each, 1], total[2] - sums[each, 2]
+        r = xy / np.sqrt(xx * yy) if xx > 1e-9 and yy > 1e-9 else -sign
+        worst = min(worst, r * sign)
+    return worst * sign if blocks > 1 else 0.0
+
+
+@njit
+def _edges(counts: Any, trained: Any) -> tuple[Any, Any, float, float]:
+    """The two tables with the window's margins that the reference explains, and their correlations."""
+    n = counts.sum()
+    sums = margins(counts) / n
+    s, t = scores(sums[0]), scores(sums[1])
+    shares = smoothed(trained)
+    odds, copula = selected(shares, sums[0], sums[1]), transformed(shares, sums[0], sums[1])
+    return odds, copula, moment(odds, s, t), moment(copula, s, t)
+
+
+@njit
+def _judge(
+    ring: Any, first: int, stop: int, a: int, b: int, of_a: Any, of_b: Any, trained: Any, result: Any
+) -> int:  # fmt: skip
+    """Fills now, low, high, excess, Λ, θ; returns the rows that had a place in both orders."""
+    counts = _counts(ring, first, stop, a, b, of_a, of_b)
+    n = int(counts.sum())
+    if n < FEWEST:
+        return n
+    sums = margins(counts)
+    s, t = scores(sums[0]), scores(sums[1])
+    if np.abs(s).max() == 0 or np.abs(t).max() == 0:
+        return 0
+    now = moment(counts, s, t)
+    odds, copula, of_odds, of_copula = _edges(counts, trained)
+    low, high = min(of_odds, of_copula), max(of_odds, of_copula)
+    result[0], result[1], result[2] = now, low, high
+    if low <= now <= high:
+        return n
+    sign, edge = (1.0, high) if now > high else (-1.0, low)
+    inner = _within(ring, first, stop, a, b, of_a, of_b, s, t, sign)
+    excess = min(abs(now - edge), max((inner - edge) * sign, 0.0)) * sign
+    result[3] = excess
+    if excess != 0:
+        table = odds if edge == of_odds else copula
+        result[4], result[5] = rate(table, s, t, edge + excess)
+    return n
+
+
+@njit
+def _steps(
+    ring: Any, changed: int, first: int, stop: int, a: int, b: int, of_a: Any, of_b: Any, trained: Any, excess: float
+) -> Any:  # fmt: skip
+    """Log-likelihood ratios of the rows `first …`, of the change found in the rows `changed …` against none."""
+    counts = _counts(ring, changed, stop, a, b, of_a, of_b)
+    sums = margins(counts)
+    s, t = scores(sums[0]), scores(sums[1])
+    odds, copula, of_odds, of_copula = _edges(counts, trained)
+    upper = of_odds > of_copula
+    table = odds if upper == (excess > 0) else copula
+    edge = max(of_odds, of_copula) if excess > 0 else min(of_odds, of_copula)
+    _, theta = rate(table, s, t, edge + excess)
+    normal = mean_log(table, s, t, theta)
+    steps = np.zeros(stop - first)
+    for row in range(first, stop):
+        p, q = of_a[ring[row % len(ring), a]], of_b[ring[row % len(ring), b]]
+        if p >= 0 and q >= 0:
+            steps[row - first] = theta * s[p] * t[q] - normal
+    return steps
