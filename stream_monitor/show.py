@@ -11,7 +11,7 @@ from rich.table import Table
 
 from stream_monitor.alerts import rfc3339
 from stream_monitor.codes import FIRST_BIN, MISSING
-from stream_monitor.reference import Column, Kind, Reference
+from stream_monitor.reference import Column, Kind, Reference, Relations
 from stream_monitor.say import minute
 from stream_monitor.summary import number
 
@@ -50,7 +50,17 @@ def _head(reference: Reference) -> Iterator[str]:
     yield f"{source.rows:,} rows{files}{_span(source.first_time_ms, source.last_time_ms)}"
     season = "none" if reference.strata == 1 else f"{reference.season}, {reference.strata} strata"
     yield f"season: {season}; order of rows: {'known' if source.ordered else 'unknown'}"
+    yield f"relations: {_relations(reference)}"
     yield from (f"note: {escape(note)}" for note in source.notes)
+
+
+def _relations(reference: Reference) -> str:
+    """How many columns are looked at by pairs."""
+    if not isinstance(reference.relations, Relations):
+        return "not watched: it holds none (build it again with this release, or there are no two columns that vary)"
+    columns, left_out = len(reference.relations.columns), reference.relations.left_out
+    rest = f", {left_out} columns beyond that are not" if left_out else ""
+    return f"of {columns} columns, {columns * (columns - 1) // 2} pairs{rest}"
 
 
 def _span(first_ms: int | None, last_ms: int | None) -> str:

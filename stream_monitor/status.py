@@ -25,9 +25,11 @@ from stream_monitor.live import live_records
 from stream_monitor.trail import FINE
 
 if TYPE_CHECKING:
+    from stream_monitor.lifecycle import Episode
     from stream_monitor.model import Model
     from stream_monitor.monitor import Monitor
     from stream_monitor.reference import StreamKey
+    from stream_monitor.relations import RelationEpisode
     from stream_monitor.scoring import Scoring
     from stream_monitor.stream import Stream
 
@@ -54,7 +56,7 @@ def labels_key(model: str) -> bytes:
 
 def stream_record(stream: Stream, budget_events: int, clock_ms: int) -> bytes:
     """How a stream stands. `rate`: events a second over its last rows, by event time; `false_alarm_days`: the mean time
-    between two false alarms that the budget and that rate make."""
+    between two false alarms that the budget and that rate make; `relations`: columns looked at by pairs."""
     monitor, key = stream.monitor, stream.key
     rate = _rate(monitor) if monitor is not None else None
     document: dict[str, Any] = {
@@ -70,13 +72,18 @@ def stream_record(stream: Stream, budget_events: int, clock_ms: int) -> bytes:
         return orjson.dumps(document)
     entry = monitor.entry
     episodes = sorted(monitor.episodes.values(), key=lambda episode: episode.opened_row)
+    related = monitor.relating.episodes if monitor.relating is not None else {}
+    named: list[tuple[str, Episode | RelationEpisode]] = [
+        (entry.reference.columns[each.column].name, each) for each in episodes
+    ]
     document |= {
         "columns": len(entry.reference.columns),
         "reference": {"digest": entry.digest, "epoch": epoch_of(entry.generation),
                       "origin": entry.reference.source.origin, "n": entry.reference.source.rows},
-        "alerts_open": len(episodes),
-        "open": [{"column": entry.reference.columns[each.column].name, "severity": each.severity.value,
-                  "since": rfc3339(each.onset[3]), "episode": each.id} for each in episodes[:MOST_OPEN]],
+        "relations": len(monitor.relating.pairs.names) if monitor.relating is not None else 0,
+        "alerts_open": len(episodes) + len(related),
+        "open": [{"column": name, "severity": each.severity.value, "since": rfc3339(each.onset[3]), "episode": each.id}
+                 for name, each in (*named, *related.items())][:MOST_OPEN],
     }  # fmt: skip
     return orjson.dumps(document)
 

@@ -11,9 +11,12 @@ import stream_monitor
 
 ROOT = Path(stream_monitor.__file__).parent
 PURE = (
-    "alerts", "baseline", "batch", "bets", "binning", "book", "codes", "collected", "compare", "dependence", "discover",
+    "association",
+    "alerts", "baseline", "batch", "bets", "binning", "book", "codes", "collected", "compare", "dependence",
+    "discover",
     "display", "encode", "estimate", "events", "features", "fit", "gaps", "heavy", "inject", "labels", "lifecycle",
-    "merge", "model", "model_state", "monitor", "outcomes", "outside", "performance", "reference", "scoring",
+    "merge", "model", "model_state", "monitor", "outcomes", "outside", "performance", "reference", "relations",
+    "scoring",
     "scoring_state", "season", "signatures", "silence", "state", "stream", "streams", "summary", "topics", "trail",
     "waiting", "wire",
     "evaluation",
