@@ -136,7 +136,7 @@ def test_dependent_rows_raise_none_either() -> None:
     assert stationary(1, 10_000, slow=0.9) == 0
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_cuts_and_restarts_change_nothing(data: st.DataObject) -> None:
     rows = flipped()
