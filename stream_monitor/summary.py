@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,8 @@ UNLIKELY: Final = 14.0
 """A run of one code is no chance if it has less than exp(−14), a millionth, of happening."""
 NARROW: Final = 0.15
 """A bin is as good as one value if it is narrower than this share of the 10–90 % range."""
+FEWEST_TO_EXCHANGE: Final = 30
+"""Rows it takes to say that two values changed places."""
 MOST_FACTS: Final = 3
 MOST_NAMES: Final = 3
 
@@ -153,6 +156,8 @@ def _numeric_facts(column: Column, before: Counts, now: Counts, recent: Recent, 
     if len(column.strata) > 1:
         return facts + _rank_facts(before, now)
     bins = column.strata[0]
+    if len(bins.edges) == 2 and bins.low == bins.edges[0]:
+        return [*facts, _two_values_fact(bins, before, now)]
     found = signature(bins, before, now, recent.numbers)
     if found is not None and found.kind in ("unit", "flip"):
         return [_told(found, bins, before)]
@@ -169,6 +174,15 @@ def _told(found: Signature, bins: Bins, before: Counts) -> _Fact:
     factor = number(found.amount) if found.amount > 1 else f"1/{number(1 / found.amount)}"
     whose = "" if found.share == 1.0 else f"about {percent(round(found.share, 2))} of values "
     return _Fact(2.0, "rescaled", f"{whose}scaled by about {factor} (a change of unit?; {usually})")
+
+
+def _two_values_fact(bins: Bins, before: Counts, now: Counts) -> _Fact:
+    """Of a flag there is one share to tell; a median says nothing, and no fault but an exchange explains more."""
+    old, new = (float(counts[FIRST_BIN + 1]) / max(int(counts[FIRST_BIN:].sum()), 1) for counts in (before, now))
+    text = f"share of {number(bins.edges[1])} {percent(old)} → {percent(new)}"
+    if abs((1 - old) - new) < 0.1 * abs(new - old) and int(now.sum()) >= FEWEST_TO_EXCHANGE:
+        text += f" (as if {number(bins.edges[0])} and {number(bins.edges[1])} had been exchanged)"
+    return _Fact(0.4 + abs(new - old), "up" if new > old else "down", text)
 
 
 def _spread_fact(bins: Bins, before: Counts, now: Counts, found: Signature | None) -> _Fact:
@@ -243,9 +257,15 @@ def _outside_facts(column: Column, before: Counts, now: Counts, numbers: Sequenc
         old, new = _share(before, code), _share(now, code)
         if _moved(old, new, int(now.sum())):
             there = [value for value in numbers if (value < limit if code == BELOW else value > limit)]
-            text = f"{percent(new)} of values {_lone(there)}{word} {number(limit)} (reference {percent(old)})"
+            middle = f"median of these {number(median(there))}; " if _typical(there, new) else ""
+            text = f"{percent(new)} of values {_lone(there)}{word} {number(limit)} ({middle}reference {percent(old)})"
             facts.append(_Fact(new - old + 1.5 * bool(_lone(there)), "down" if code == BELOW else "up", text))
     return facts
+
+
+def _typical(values: Sequence[float], share: float) -> bool:
+    """Whether values outside the training range are so many, and known so well, that their median is worth telling."""
+    return share >= 0.2 and len(values) >= 5 and not _lone(values)
 
 
 def _lone(values: Sequence[float]) -> str:

@@ -212,6 +212,31 @@ def test_ordinary_drifts_of_any_shape_are_never_called_a_change_of_unit() -> Non
                 assert direction not in ("rescaled", "flipped"), (drifted, text)
 
 
+@pytest.mark.parametrize(
+    ("now", "direction", "text"),
+    [
+        ((700, 300), "up", "share of 1 5.0 % → 30 %"),
+        ((990, 10), "down", "share of 1 5.0 % → 1.0 %"),
+        ((48, 952), "up", "share of 1 5.0 % → 95 % (as if 0 and 1 had been exchanged)"),
+        ((0, 9), "up", "share of 1 5.0 % → 100 %"),
+    ],
+)
+def test_of_a_flag_the_share_is_told_and_no_sign(now: tuple[int, int], direction: str, text: str) -> None:
+    flag = Column("flag", Role.INPUT, Kind.NUMERIC, [Bins([0, 0, 0, 0, 950, 50], [0.0, 1.0], 0.0)])
+    found = describe(flag, np.array(flag.strata[0].counts), np.array([0, 0, 0, 0, *now]))
+    assert (found.direction, found.text) == (direction, text)
+
+
+def test_the_middle_of_what_lies_outside_training_is_told() -> None:
+    """Degrees Fahrenheit for Celsius: neither a factor nor a shift, and no bin says where the values are."""
+    rng = np.random.default_rng(4)
+    fahrenheit = rng.normal(118, 9, 300)
+    direction, text = told(fahrenheit)
+    assert direction == "up"
+    assert "% of values above the training maximum" in text
+    assert "(median of these 1" in text
+
+
 def test_with_a_season_ranks_are_told() -> None:
     column = Column("age", Role.INPUT, Kind.NUMERIC, [AGE.strata[0], AGE.strata[0]])
     found = describe(column, 2 * BEFORE, codes_of(EDGES, AGE.strata[0].low, normal(47, 10, 400)))
