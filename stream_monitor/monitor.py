@@ -139,12 +139,14 @@ class Monitor:
         alerts: list[Alert] = []
         while start < len(origins):
             stop = min(len(origins), start + PANE_ROWS - self.rows % PANE_ROWS)
-            first = self.rows
-            self.trail.extend(codes[start:stop], origins.take(slice(start, stop)))
-            self._outside.add((base + e.row, e.column, e.value) for e in extras if start <= e.row < stop)
+            first, pane = self.rows, codes[start:stop]
+            self.trail.extend(pane, origins.take(slice(start, stop)))
+            if extras:
+                self._outside.add((base + e.row, e.column, e.value) for e in extras if start <= e.row < stop)
             new = [(base + u.row, u.name) for u in unknown if start <= u.row < stop]
-            signals = self.detectors.update(codes[start:stop], strata[start:stop], first)
-            alerts += self._in_row_order(signals, new)
+            signals = self.detectors.update(pane, strata[start:stop], first)
+            if signals or new:
+                alerts += self._in_row_order(signals, new)
             if self.rows % PANE_ROWS == 0:
                 alerts += self._end_of_pane()
                 alerts += self._related()

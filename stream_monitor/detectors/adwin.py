@@ -19,12 +19,14 @@ from enum import Enum
 from functools import cache
 from itertools import pairwise
 from math import isfinite
+from operator import call
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from river._river_rust.drift import AdaptiveWindowing
 
+from stream_monitor.compiled import njit
 from stream_monitor.detectors.blocks import BLOCK_SD, SERIES, Blocks
 from stream_monitor.detectors.signal import Codes, Signal, State, Strata
 from stream_monitor.detectors.states import Array, restored
@@ -86,6 +88,9 @@ class Adwin:
         self.deltas = [params.delta or adwin_delta(rate) for rate in rates.tolist()]
         self._next_row = np.zeros(1, dtype=np.int64)
         self._fed = np.zeros((len(self.place_of), 2))
+        """`[windows, 2]`: the sum of what each was fed since it started, and how often."""
+        self._most_fed = 0
+        """No window has been fed more often."""
         self._windows: list[Any] = [self._fresh(column) for column, _ in self.place_of.tolist()]
         self._updates = [window.update for window in self._windows]
 
@@ -110,45 +115,51 @@ class Adwin:
         self._next_row[0] = first_row + len(codes)
         if not len(means.rows):
             return []
-        numbers = self._window_of[means.columns].ravel()
-        known = numbers >= 0
-        rows, numbers = np.repeat(means.rows, len(SERIES))[known], numbers[known]
-        values = np.clip(0.5 + (means.values.ravel()[known] - 0.5) * STRETCH, 0.0, 1.0)
-        if self._fed[:, 1].max() + len(codes) < MAX_WIDTH:
+        capacity = means.values.size
+        rows, numbers = np.empty((2, capacity), dtype=np.int64)
+        values = np.empty(capacity)
+        count = _stretched(means.rows, means.columns, means.values, self._window_of, STRETCH, rows, numbers, values)
+        rows, numbers, values = rows[:count], numbers[:count], values[:count]
+        self._most_fed += len(codes)
+        if self._most_fed < MAX_WIDTH:
             return self._feed(rows, numbers, values)
         # A window may fill up in here: one block of every column at a time, so that it restarts at the same block
         # however the rows were cut.
         edges = np.flatnonzero(np.diff(rows, prepend=-1, append=-1)).tolist()
-        return [s for i, j in pairwise(edges) for s in self._feed(rows[i:j], numbers[i:j], values[i:j])]
+        signals = [s for i, j in pairwise(edges) for s in self._feed(rows[i:j], numbers[i:j], values[i:j])]
+        self._most_fed = int(self._fed[:, 1].max())
+        return signals
 
     def _feed(self, rows: Integers, numbers: Integers, values: Floats) -> list[Signal]:
         """Feed window `numbers[i]` with `values[i]`, of the block that ended at `rows[i]`, in this order."""
         signals, done = [], 0
-        while done < len(numbers):
+        given, amounts = numbers.tolist(), values.tolist()
+        while done < len(given):
             start = done
-            fed, end = self._until_change(numbers[start:].tolist(), values[start:].tolist())
+            fed, end = self._until_change(given[start:] if start else given, amounts[start:] if start else amounts)
             done += fed
-            np.add.at(self._fed[:, 0], numbers[start:done], values[start:done])
-            np.add.at(self._fed[:, 1], numbers[start:done], 1.0)
+            _note(self._fed, numbers[start:done], values[start:done])
             if end is _End.CHANGE:
-                signals.append(self._signal(int(rows[done - 1]), int(numbers[done - 1])))
+                signals.append(self._signal(int(rows[done - 1]), given[done - 1]))
             if end is not _End.INPUT:
-                self._restart(int(numbers[done - 1]))
-        for number in np.flatnonzero(self._fed[:, 1] >= MAX_WIDTH).tolist():
-            self._restart(number)
+                self._restart(given[done - 1])
+        if self._most_fed >= MAX_WIDTH:
+            for number in np.flatnonzero(self._fed[:, 1] >= MAX_WIDTH).tolist():
+                self._restart(number)
         return signals
 
     def _until_change(self, numbers: list[int], values: list[float]) -> tuple[int, _End]:
         """Feed windows until one finds a change or its native code panics: how many were fed, and what ended it."""
-        updates, fed = self._updates, 0
+        fed = 0
+        found = map(call, map(self._updates.__getitem__, numbers), values)
         try:
-            for number, value in zip(numbers, values, strict=True):
+            for changed in found:
                 fed += 1
-                if updates[number](value):
+                if changed:
                     return fed, _End.CHANGE
         except BaseException as error:
             self._survive(error)
-            return fed, _End.PANIC
+            return fed + 1, _End.PANIC
         return fed, _End.INPUT
 
     def _survive(self, error: BaseException) -> None:
@@ -210,6 +221,7 @@ class Adwin:
         self._next_row, self._fed = arrays["next_row"], arrays["fed"]
         for number, data in enumerate(windows):
             self._restore_window(number, data)
+        self._most_fed = int(self._fed[:, 1].max(initial=0))
 
     def _restore_window(self, number: int, data: bytes) -> None:
         fed = self._fed[number].copy()
@@ -228,6 +240,30 @@ class Adwin:
             self._restart(number)
         else:
             self._fed[number] = fed
+
+
+@njit
+def _stretched(
+    rows: Any, columns: Any, means: Any, window_of: Any, stretch: float, row: Any, number: Any, value: Any
+) -> int:
+    """Of every block mean that is watched: the block's last row, the window's number and what to feed it."""
+    count = 0
+    for block in range(len(rows)):
+        for series in range(means.shape[1]):
+            window = window_of[columns[block], series]
+            if window < 0:
+                continue
+            row[count], number[count] = rows[block], window
+            value[count] = min(max(0.5 + (means[block, series] - 0.5) * stretch, 0.0), 1.0)
+            count += 1
+    return count
+
+
+@njit
+def _note(fed: Any, numbers: Any, values: Any) -> None:
+    for i in range(len(numbers)):
+        fed[numbers[i], 0] += values[i]
+        fed[numbers[i], 1] += 1.0
 
 
 _HEAD: Final = struct.Struct("<diQddddddiiiiQ")

@@ -37,26 +37,48 @@ class Blocks:
 
     def __init__(self, tables: Tables, block_rows: int = 50) -> None:
         columns = len(tables.widths)
-        self._tables = tables
+        self._tables, self._block_rows = tables, block_rows
+        self._shared = False
+        self._last: tuple[Codes, int, Means] | None = None
+        """Of a shared one: the rows that one user has fed and the other has not, and what they finished."""
         self.rows = np.ceil(block_rows * tables.time).astype(np.int64)
         """`[columns]` rows a block."""
+        self._least_rows = int(self.rows.min(initial=block_rows))
         self.sums = np.zeros((columns, len(SERIES)), dtype=np.float64)
         self.filled = np.zeros(columns, dtype=np.int64)
 
     def update(self, codes: Codes, strata: Strata, first_row: int) -> Means:
         """Feed rows; the blocks that they finish."""
-        rows = len(codes)
-        capacity = int((rows // self.rows + 1).sum())
-        ends = np.empty(capacity, dtype=np.int64)
-        whose = np.empty(capacity, dtype=np.int64)
+        last, self._last = self._last, None  # let go of at once: the codes are part of a whole batch
+        if last is not None and last[0] is codes and last[1] == first_row:
+            return last[2]
+        capacity = len(self.rows) * (len(codes) // self._least_rows + 1)
+        ends, whose = np.empty((2, capacity), dtype=np.int64)
         values = np.empty((capacity, len(SERIES)), dtype=np.float64)
         tables = self._tables
         count = _accumulate(
             codes, strata, first_row, tables.widths, tables.rank, tables.spread, self.rows, self.sums, self.filled,
             ends, whose, values,
         )  # fmt: skip
-        order = np.lexsort((whose[:count], ends[:count]))
-        return Means(ends[:count][order], whose[:count][order], values[:count][order])
+        means = Means(ends[:count], whose[:count], values[:count])
+        if self._shared:
+            self._last = codes, first_row, means
+        return means
+
+    def share(self, other: Blocks) -> bool:
+        """Whether `other`, of the same tables, is as this one in all it holds: then both users may have this one, and
+        what it finds for the same rows is found once."""
+        self._shared = all(
+            np.array_equal(mine, others)
+            for mine, others in ((self.rows, other.rows), (self.sums, other.sums), (self.filled, other.filled))
+        )
+        return self._shared
+
+    def copy(self) -> Blocks:
+        """The same, for one user alone."""
+        own = Blocks(self._tables, self._block_rows)
+        own.sums, own.filled = self.sums.copy(), self.filled.copy()
+        return own
 
     def clear(self, column: int) -> None:
         """Forget the column's open block."""
@@ -79,9 +101,16 @@ def _accumulate(
     codes: Any, strata: Any, first_row: int, widths: Any, rank: Any, spread: Any, block_rows: Any,
     sums: Any, filled: Any, ends: Any, whose: Any, values: Any,
 ) -> int:  # fmt: skip
-    """Add rows to the open blocks, column by column; returns how many blocks were finished."""
+    """Add rows to the open blocks, column by column; returns how many blocks were finished, put in the order of their
+    last row, then column."""
     rows, columns = codes.shape
-    count = 0
+    starts = np.zeros(rows + 1, dtype=np.int64)
+    for column in range(columns):
+        for i in range(max(block_rows[column] - 1 - filled[column], 0), rows, block_rows[column]):
+            starts[i + 1] += 1
+    for i in range(rows):
+        starts[i + 1] += starts[i]
+    count = starts[rows]
     for column in range(columns):
         location, distance, fill = sums[column, 0], sums[column, 1], filled[column]
         for i in range(rows):
@@ -92,11 +121,12 @@ def _accumulate(
             distance += spread[strata[i], column, code]
             fill += 1
             if fill >= block_rows[column]:
-                ends[count] = first_row + i
-                whose[count] = column
-                values[count, 0] = location / fill
-                values[count, 1] = distance / fill
-                count += 1
+                place = starts[i]
+                starts[i] += 1
+                ends[place] = first_row + i
+                whose[place] = column
+                values[place, 0] = location / fill
+                values[place, 1] = distance / fill
                 location, distance, fill = 0.0, 0.0, 0
         sums[column, 0], sums[column, 1], filled[column] = location, distance, fill
     return count

@@ -18,6 +18,7 @@ from stream_monitor.detectors.distances import Distances, distances
 from stream_monitor.detectors.evidence import Evidence
 from stream_monitor.detectors.histogram import Histogram
 from stream_monitor.detectors.pacing import Pacing
+from stream_monitor.detectors.page_hinkley import PageHinkley
 from stream_monitor.detectors.signal import Codes, Detector, Signal, State, Strata
 from stream_monitor.detectors.tables import rank_order, tables_of
 from stream_monitor.errors import WireError
@@ -57,6 +58,21 @@ class DetectorSet:
         self._evidence = evidence
         histogram = self._detectors.get("histogram")
         self._histogram = histogram if isinstance(histogram, Histogram) else None
+        self._share_blocks()
+
+    def _share_blocks(self) -> None:
+        """ADWIN and Page-Hinkley are fed the same means of blocks: found once, where their blocks are alike (one may
+        have been restored, and the other have started cold, or have a length of its own)."""
+        adwin, page_hinkley = self._detectors.get("adwin"), self._detectors.get("page_hinkley")
+        if isinstance(adwin, Adwin) and isinstance(page_hinkley, PageHinkley):
+            shared = adwin.blocks.share(page_hinkley.blocks)
+            page_hinkley.blocks = adwin.blocks if shared else page_hinkley.blocks
+
+    def _part_blocks(self) -> None:
+        """Each with its own again, to be restored by itself."""
+        page_hinkley = self._detectors.get("page_hinkley")
+        if isinstance(page_hinkley, PageHinkley):
+            page_hinkley.blocks = page_hinkley.blocks.copy()
 
     def update(self, codes: Codes, strata: Strata, first_row: int) -> list[Signal]:
         """Feed rows `first_row …`, not across a multiple of 100; the detectors' signals, detector by detector."""
@@ -164,6 +180,13 @@ class DetectorSet:
             if not self._pacing.done:
                 return {}
             self._build(self._pacing.reference())
+        self._part_blocks()
+        cold = self._restore(given, rows)
+        self._share_blocks()
+        return cold
+
+    def _restore(self, given: Mapping[str, tuple[str, State]], rows: int | None) -> dict[str, str]:
+        """Each detector from its own state."""
         cold = {}
         for name, detector in self._detectors.items():
             if name not in given:

@@ -11,11 +11,12 @@ Under a season the expected counts are the mixture of the strata as seen.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import chdtrc
+from scipy.special import chdtrc, chdtri
 
 from stream_monitor.codes import ABOVE, BELOW, INVALID
 from stream_monitor.compiled import njit
@@ -70,6 +71,7 @@ class Histogram:
         self.level = alpha * params.pane_rows
         """The Benjamini-Hochberg level of one look."""
         strata, columns, width = self.tables.shape
+        self._critical = critical_values(width, self.level)
         self._reference_rows = self.tables.n.sum(axis=0).astype(np.float64)
         self._ring = np.zeros((params.panes, columns, width), dtype=np.uint8)
         self._ring_strata = np.zeros((params.panes, strata), dtype=np.uint8)
@@ -100,32 +102,33 @@ class Histogram:
         return signals
 
     def _close_pane(self) -> None:
-        slot = (self._next_row[0] // self.params.pane_rows - 1) % self.params.panes
-        self._sum += self._open
-        self._sum -= self._ring[slot]
-        self._ring[slot], self._ring_strata[slot] = self._open, self._open_strata
-        self._open[:], self._open_strata[:] = 0, 0
+        slot = (int(self._next_row[0]) // self.params.pane_rows - 1) % self.params.panes
+        self._ring_strata[slot] = self._open_strata
+        self._open_strata[:] = 0
+        _move_on(self._open, self._ring[slot], self._sum)
 
     def _look(self, row: int) -> list[Signal]:
         """Every column's window against the reference, at the end of a pane."""
         params, tables = self.params, self.tables
-        statistic, freedom = np.zeros(len(self._sum)), np.zeros(len(self._sum))
-        _chi_square(
+        statistic, freedom = np.zeros((2, len(self._sum)))
+        far = _chi_square(
             self._sum, self._expected_shares(), tables.widths, self._reference_rows, tables.time,
-            params.min_expected, params.min_rows, statistic, freedom,
+            params.min_expected, params.min_rows, self._critical, statistic, freedom,
         )  # fmt: skip
+        if not far:
+            return []
         found = np.flatnonzero(significant(statistic, freedom, self.level) & ~self._engaged)
         signals = [self._signal(row, column) for column in found.tolist()]
         kept = [signal for signal in signals if signal.value >= params.min_effect]
         self._engaged[[signal.column for signal in kept]] = True
         return kept
 
-    def _expected_shares(self) -> Floats:
+    def _expected_shares(self) -> npt.NDArray[np.floating[Any]]:
         """`[columns, codes]`: the mixture of the strata that each column's window has seen."""
         p = self.tables.p
-        shares: Floats = p[0].astype(np.float64)
         if len(p) == 1:
-            return shares
+            return p[0]
+        shares: Floats = p[0].astype(np.float64)
         for since in np.unique(self._since_pane).tolist():
             mix = self._mix(since)
             members = self._since_pane == since
@@ -250,6 +253,15 @@ ONSET_SLACK: Final = 2
 """Panes by which the earliest plausible onset lies before the likeliest."""
 
 
+@lru_cache(maxsize=1024)
+def critical_values(most: int, level: float) -> Floats:
+    """By degrees of freedom, 0 … `most`: what a χ² statistic has to exceed for its p-value to be `level` or less. A
+    little less than that, since it decides only what is looked at more closely."""
+    freedom = np.arange(1, most + 1)
+    values: Floats = np.concatenate([[np.inf], chdtri(freedom, min(level, 1.0)) * (1 - 1e-6) - 1e-6])
+    return values
+
+
 def significant(statistic: Floats, freedom: Floats, level: float) -> npt.NDArray[np.bool_]:
     """Benjamini-Hochberg at `level` over χ² statistics; columns with no degree of freedom have p-value 1.
 
@@ -279,14 +291,26 @@ def _count(codes: Any, strata: Any, widths: Any, counts: Any, rows_of: Any) -> N
 
 
 @njit
+def _move_on(opened: Any, oldest: Any, sums: Any) -> None:
+    """Put the open pane in the place of the oldest, and bring the window's counts up to date."""
+    for column in range(len(sums)):
+        for code in range(sums.shape[1]):
+            sums[column, code] += np.int64(opened[column, code]) - np.int64(oldest[column, code])
+            oldest[column, code] = opened[column, code]
+            opened[column, code] = 0
+
+
+@njit
 def _chi_square(
     sums: Any, shares: Any, widths: Any, reference_rows: Any, time: Any, least: float, min_rows: int,
-    statistic: Any, freedom: Any,
-) -> None:  # fmt: skip
-    """Pearson's χ² of every column over neighbouring codes joined until `least` rows are expected in each.
+    critical: Any, statistic: Any, freedom: Any,
+) -> bool:  # fmt: skip
+    """Pearson's χ² of every column over neighbouring codes joined until `least` rows are expected in each; whether any
+    exceeds the `critical` value of its degrees of freedom.
 
     Codes go in the order missing, invalid, below or new, the bins, above or other.
     """
+    far = False
     for column in range(len(sums)):
         n = 0.0
         for code in range(widths[column]):
@@ -314,3 +338,5 @@ def _chi_square(
         if groups > 1:
             statistic[column] = total / (1.0 + n / reference_rows[column]) / time[column]
             freedom[column] = groups - 1
+            far = far or statistic[column] >= critical[groups - 1]
+    return far

@@ -26,6 +26,31 @@ def test_equal_the_means_of_slices(shape: Shape) -> None:
     assert (np.diff(means.rows) >= 0).all()
 
 
+def test_blocks_come_in_the_order_of_row_then_column_however_full_they_were(shape: Shape) -> None:
+    blocks = Blocks(tables_of(shape.reference))
+    blocks.filled += np.arange(len(blocks.rows)) % 7 * 7
+    blocks.filled[-1] = blocks.rows[-1]  # as a restored state may say: it is full at the next row
+    found = []
+    for first, stop in ((0, 130), (130, 131), (131, 1_000)):
+        means = blocks.update(shape.codes[first:stop], shape.strata[first:stop], first)
+        found += list(zip(means.rows.tolist(), means.columns.tolist(), strict=True))
+    assert found == sorted(found)
+    assert (0, len(blocks.rows) - 1) in found
+
+
+def test_shared_blocks_are_fed_once_and_parted_ones_each(shape: Shape) -> None:
+    mine, other = Blocks(tables_of(shape.reference)), Blocks(tables_of(shape.reference))
+    assert mine.share(other)
+    part = shape.codes[:120], shape.strata[:120], 0
+    assert mine.update(*part) is mine.update(*part)
+    own = mine.copy()
+    assert np.array_equal(own.filled, mine.filled)
+    mine.update(shape.codes[120:140], shape.strata[120:140], 120)
+    assert own.filled.tolist() != mine.filled.tolist()
+    assert not mine.share(own)
+    assert mine.update(*part) is not mine.update(*part)
+
+
 def test_mid_ranks_have_mean_one_half_and_at_most_the_variance_of_a_uniform(rng: np.random.Generator) -> None:
     for size in (2, 5, 70):
         p = rng.dirichlet(np.full(size, 0.5))

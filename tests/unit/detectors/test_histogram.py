@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, chisquare, false_discovery_control
 
-from stream_monitor.detectors.histogram import Histogram, HistogramParams, _chi_square, significant
+from stream_monitor.detectors.histogram import Histogram, HistogramParams, _chi_square, critical_values, significant
 from tests.unit.detectors.shapes import ROWS, SHAPES, Shape, numeric
 
 
@@ -38,12 +38,14 @@ def test_chi_square_is_that_of_scipy(rng: np.random.Generator) -> None:
     p = rng.dirichlet(np.full(20, 5.0))
     counts = rng.multinomial(2_000, p).astype(np.uint16)
     statistic, freedom = np.zeros(1), np.zeros(1)
-    _chi_square(
-        counts[None], p[None], np.array([20]), np.array([10_000.0]), np.array([1.5]), 1.0, 500, statistic, freedom
-    )
+    far = _chi_square(
+        counts[None], p[None], np.array([20]), np.array([10_000.0]), np.array([1.5]), 1.0, 500,
+        critical_values(20, 0.01), statistic, freedom,
+    )  # fmt: skip
     plain = chisquare(counts, p * 2_000).statistic
     assert statistic[0] == pytest.approx(plain / 1.2 / 1.5)
     assert freedom[0] == 19
+    assert far == (statistic[0] > chi2.isf(0.01, 19))
 
 
 def test_rare_bins_are_joined_until_ten_rows_are_expected() -> None:
@@ -53,7 +55,10 @@ def test_rare_bins_are_joined_until_ten_rows_are_expected() -> None:
     counts = np.round(1_000 * p).astype(np.uint16)
     counts[5] += 30
     statistic, freedom = np.zeros(1), np.zeros(1)
-    _chi_square(counts[None], p[None], np.array([10]), np.array([1e12]), np.ones(1), 10.0, 500, statistic, freedom)
+    _chi_square(
+        counts[None], p[None], np.array([10]), np.array([1e12]), np.ones(1), 10.0, 500, critical_values(10, 0.01),
+        statistic, freedom,
+    )  # fmt: skip
     groups = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])  # missing … bin 0 | bins 1-3 | bins 4, 5, above
     seen = np.bincount(groups, counts[order])
     expected = np.bincount(groups, p[order]) * counts.sum()
@@ -67,6 +72,19 @@ def test_significance_is_benjamini_hochberg(rng: np.random.Generator) -> None:
     statistic[:10] += 25
     adjusted = false_discovery_control(chi2.sf(statistic, freedom))
     assert significant(statistic, freedom, 0.01).tolist() == (adjusted <= 0.01).tolist()
+
+
+@pytest.mark.parametrize("level", [1e-12, 1e-6, 0.003, 0.5, 7.0])
+def test_a_window_is_looked_at_wherever_it_could_be_significant(level: float, rng: np.random.Generator) -> None:
+    freedom = np.arange(1, 74)
+    critical = critical_values(73, level)
+    assert critical[0] == np.inf
+    at_level = chi2.isf(min(level, 1.0), freedom)
+    assert (critical[1:] <= at_level).all()
+    assert critical[1:] == pytest.approx(at_level, rel=1e-5, abs=1e-5)
+    for each in freedom.tolist():
+        statistic = np.nextafter(critical[each], 0) * rng.uniform(0.5, 1.0, size=20)
+        assert not significant(statistic, np.full(20, float(each)), level).any() or level >= 0.5
 
 
 def test_stationary_rows_raise_nothing_and_drift_is_dated() -> None:
