@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import fft
 
 from stream_monitor.codes import FIRST_BIN
 from stream_monitor.reference import Kind
@@ -65,6 +64,8 @@ def autocorrelation_time(series: Floats) -> float:
 
 def _autocovariances(centred: Floats, most: int) -> Floats:
     """At lags 0 … `most`, each over the pairs there are."""
+    from scipy import fft  # takes a tenth of a worker's start, which may never need it
+
     n = len(centred)
     spectrum = fft.rfft(centred, fft.next_fast_len(n + most + 1, real=True))
     products: Floats = fft.irfft(np.abs(spectrum) ** 2, fft.next_fast_len(n + most + 1, real=True))[: most + 1]

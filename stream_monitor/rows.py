@@ -157,7 +157,7 @@ def decode_runs(entries: Sequence[Merged], shape: Shape, latest_ms: int = DATES_
 
 
 def _decode_run(entries: Sequence[Merged], start: int, stop: int, shape: Shape, decoded: Decoded) -> None:
-    if _decode_plain([record for _, record in entries[start:stop]], start, shape, decoded):
+    if _decode_plain(list(map(_record_of, entries[start:stop])), start, shape, decoded):
         return
     if stop - start > FEW:
         middle = (start + stop) // 2
@@ -182,7 +182,8 @@ def _refuse_later(entries: Sequence[Merged], latest_ms: int, decoded: Decoded) -
     decoded.keep(timely)
 
 
-_value_of = itemgetter(5)
+_merged_of, _record_of = itemgetter(0), itemgetter(1)
+_partition_of, _offset_of, _value_of = itemgetter(1), itemgetter(2), itemgetter(5)
 
 
 def _decode_plain(records: list[Record], first: int, shape: Shape, decoded: Decoded) -> bool:
@@ -193,7 +194,7 @@ def _decode_plain(records: list[Record], first: int, shape: Shape, decoded: Deco
     if max(map(len, values)) > shape.limits.max_record_bytes:
         return False
     try:
-        documents: list[Any] = list(map(orjson.loads, values))
+        documents = parse(values)
     except orjson.JSONDecodeError:
         return False
     kinds = set(map(type, documents))
@@ -232,6 +233,11 @@ def _decode_plain(records: list[Record], first: int, shape: Shape, decoded: Deco
     decoded.records += numbers if sizes is None else chain.from_iterable(map(repeat, numbers, sizes))
     decoded.indexes += repeat(0, len(events)) if sizes is None else chain.from_iterable(map(range, sizes))
     return True
+
+
+def parse(values: list[bytes]) -> list[Any]:
+    """The JSON documents of the values; raises JSONDecodeError if one of them is none."""
+    return list(map(orjson.loads, values))
 
 
 def _openings(values: list[bytes]) -> int:
@@ -276,20 +282,14 @@ def by_stream(decoded: Decoded, entries: Sequence[Merged]) -> Iterator[Rows]:
     """The events of each stream, streams in the order in which they first appear."""
     if not decoded.models:
         return
-    found = [entries[number] for number in decoded.records]
-    origins = Origins(
-        np.array([record.partition for _, record in found], dtype=np.int32),
-        np.array([record.offset for _, record in found], dtype=np.int64),
-        np.array(decoded.indexes, dtype=np.int32),
-        np.array(decoded.times, dtype=np.int64),
-        np.array([merged_ms for merged_ms, _ in found], dtype=np.int64),
-    )
-    keys = list(zip(decoded.models, decoded.versions, decoded.segments, strict=True))
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    origins = _origins(decoded, entries)
     features, predictions, labels, ids = decoded.features, decoded.predictions, decoded.labels, decoded.ids
-    if len(numbers) == 1:
-        yield Rows(StreamKey(*keys[0]), features, predictions, labels, ids, origins)
+    names = decoded.models, decoded.versions, decoded.segments
+    if all(each.count(each[0]) == len(each) for each in names):
+        yield Rows(StreamKey(*(each[0] for each in names)), features, predictions, labels, ids, origins)
         return
+    keys = list(zip(*names, strict=True))
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     number = np.fromiter(map(numbers.__getitem__, keys), np.int64, len(keys))
     order = np.argsort(number, kind="stable")
     ordered = itemgetter(*order.tolist())
@@ -299,3 +299,16 @@ def by_stream(decoded: Decoded, entries: Sequence[Merged]) -> Iterator[Rows]:
     for key, start, stop in zip(numbers, bounds, bounds[1:], strict=False):
         own = slice(start, stop)
         yield Rows(StreamKey(*key), features[own], predictions[own], labels[own], ids[own], origins.take(own))
+
+
+def _origins(decoded: Decoded, entries: Sequence[Merged]) -> Origins:
+    """Of each event, from its record: looked up once a record, of those from the first to the last."""
+    at = np.array(decoded.records)
+    run = entries[at[0] : at[-1] + 1]
+    at -= at[0]
+    records = list(map(_record_of, run))
+    partition = np.fromiter(map(_partition_of, records), np.int32, len(run))
+    offset = np.fromiter(map(_offset_of, records), np.int64, len(run))
+    merged_ms = np.fromiter(map(_merged_of, run), np.int64, len(run))
+    index, time_ms = np.array(decoded.indexes, dtype=np.int32), np.array(decoded.times, dtype=np.int64)
+    return Origins(partition[at], offset[at], index, time_ms, merged_ms[at])

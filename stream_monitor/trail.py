@@ -138,6 +138,6 @@ class Trail:
 def _narrow(name: str, table: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Partitions and indexes as they can be, else WireError."""
     small = table[:, [0, 2]]
-    if len(small) and not (0 <= small.min() and small.max() < 2**31):
+    if len(small) and (small.min() < 0 or small.max() >= 2**31):
         raise WireError(f"trail: {name} holds partitions or indexes that cannot be")
     return table

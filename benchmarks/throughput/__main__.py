@@ -19,7 +19,7 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks.throughput import detection, flat, latency, scaling, size, start
+from benchmarks.throughput import added, detection, flat, latency, scaling, size, start
 from benchmarks.throughput.results import PARTS, Figure, write
 from benchmarks.throughput.workload import fill
 from scripts.kafka_node import KafkaNode, free_port
@@ -76,6 +76,8 @@ def _offline(part: str, asked: argparse.Namespace) -> list[Figure]:
             return detection.measure(asked.runs, asked.scale)
         case "flat":
             return flat.measure(max(asked.runs // 2, 1), asked.scale)
+        case "added":
+            return added.measure(asked.runs, asked.scale)
         case "size":
             return size.measure(asked.scale)
         case _:

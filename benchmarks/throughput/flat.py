@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
@@ -19,7 +20,7 @@ import structlog
 from benchmarks.throughput.results import Figure
 from benchmarks.throughput.workload import MODEL, NUMERIC, START_MS, model, wide_reference
 from stream_monitor.broker.memory import MemoryBroker
-from stream_monitor.broker.protocol import Message
+from stream_monitor.broker.protocol import Message, TopicSpec
 from stream_monitor.config import Settings
 from stream_monitor.publish import publish
 from stream_monitor.reference import Reference
@@ -53,12 +54,14 @@ def measure(runs: int, scale: float = 1.0) -> list[Figure]:
 class World:
     """A worker on an in-memory broker; `second` gives it a second's records and lets it commit them."""
 
-    def __init__(self, references: list[Reference]) -> None:
+    def __init__(self, references: list[Reference], settings: dict[str, object] | None = None) -> None:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
         self.now_ms = START_MS
-        self.settings = Settings.model_validate({"group": "flat", "instance": "a"})
+        self.settings = Settings.model_validate({"group": "flat", "instance": "a"} | (settings or {}))
         self.broker = MemoryBroker(lambda: self.now_ms)
         self.broker.create_topics(specs(self.settings, predictions=PARTITIONS))
+        if self.settings.topics.labels:
+            self.broker.create_topics([TopicSpec(self.settings.topics.labels, PARTITIONS)])
         publish(self.broker, self.settings.topics.references, "flat", references)
         self.worker = Worker(
             self.settings, self.broker, clock_s=lambda: self.now_ms / 1000, clock_ms=lambda: self.now_ms
@@ -67,24 +70,26 @@ class World:
             self.now_ms += 100
             self.worker.step(0.0)
 
-    def second(self, values: list[bytes]) -> float:
-        """CPU seconds of a second's work."""
-        topic = self.settings.topics.predictions
-        self.broker.append(
-            [
-                Message(topic, None, value, partition=i % PARTITIONS, timestamp_ms=self.now_ms)
-                for i, value in enumerate(values)
-            ]
-        )
+    def second(self, values: list[bytes], labels: Sequence[bytes] = ()) -> float:
+        """CPU seconds of a second's work: so many records of an event each, and of a label each."""
+        topics = self.settings.topics
+        for topic, each in ((topics.predictions, values), (topics.labels, labels)):
+            self.broker.append(
+                [
+                    Message(topic or "", None, value, partition=i % PARTITIONS, timestamp_ms=self.now_ms)
+                    for i, value in enumerate(each)
+                ]
+            )
         assert self.worker.detect is not None
-        wanted = self.worker.detect.counts.rows + len(values)
+        counts = self.worker.detect.counts
+        wanted, labelled = counts.rows + len(values), counts.labels + len(labels)
         began = time.process_time()
         for _ in range(40):
             self.now_ms += 250
             self.worker.step(0.0)
-            if self.worker.detect.counts.rows >= wanted:
+            if counts.rows >= wanted and counts.labels >= labelled:
                 return time.process_time() - began
-        raise RuntimeError(f"{wanted - self.worker.detect.counts.rows} of {len(values)} rows were not detected")
+        raise RuntimeError(f"{wanted - counts.rows} rows and {labelled - counts.labels} labels are still missing")
 
     def close(self) -> None:
         self.worker.abandon()

@@ -18,6 +18,7 @@ PARTS: Final = {
     "profile": "Where the main job's CPU time goes",
     "detection": "Detection alone: codes in, alerts out, all four detectors",
     "flat": "Many streams, wide streams",
+    "added": "Labels and segments, beside a main job with neither",
     "size": "State and memory",
     "scaling": "Two workers",
     "latency": "From produced to alert visible",

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from functools import wraps
-from types import SimpleNamespace
 from typing import Any, Final
-
-import orjson
 
 from stream_monitor import coding, detect_stage, encode_stage, rows
 from stream_monitor.broker.kafka.consumer import GroupConsumer
 from stream_monitor.broker.kafka.producer import TransactionalProducer
+from stream_monitor.feed import ReferenceFeed
 from stream_monitor.merge import Merger
 from stream_monitor.stream import Stream
 
@@ -21,12 +19,14 @@ WATCHED: Final = (
     (Merger, "add", "merge"),
     (Merger, "take", "merge"),
     (encode_stage.Encoder, "encode", "columns"),
+    (rows, "parse", "parse"),
     (coding, "code", "encode"),
     (TransactionalProducer, "commit", "commit"),
     (TransactionalProducer, "_write", "produce"),
     (detect_stage.DetectStage, "_read", "batches"),
     (Stream, "feed", "detect"),
     (detect_stage.DetectStage, "_messages", "state"),
+    (ReferenceFeed, "poll", "references"),
     (encode_stage.EncodeStage, "step", "loop"),
     (detect_stage.DetectStage, "step", "loop"),
 )
@@ -42,9 +42,6 @@ class Stages:
     def watch_all(self) -> None:
         for owner, name, stage in WATCHED:
             setattr(owner, name, self._timed(getattr(owner, name), stage))
-        parser: Any = SimpleNamespace(loads=self._timed(orjson.loads, "parse"),
-                                      JSONDecodeError=orjson.JSONDecodeError)  # fmt: skip
-        vars(rows)["orjson"] = parser
 
     def _timed(self, function: Any, stage: str) -> Any:
         @wraps(function)

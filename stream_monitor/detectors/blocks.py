@@ -110,7 +110,7 @@ def _accumulate(
             starts[i + 1] += 1
     for i in range(rows):
         starts[i + 1] += starts[i]
-    count = starts[rows]
+    count: int = starts[rows]
     for column in range(columns):
         location, distance, fill = sums[column, 0], sums[column, 1], filled[column]
         for i in range(rows):

@@ -126,9 +126,10 @@ class Histogram:
     def _expected_shares(self) -> npt.NDArray[np.floating[Any]]:
         """`[columns, codes]`: the mixture of the strata that each column's window has seen."""
         p = self.tables.p
+        first: npt.NDArray[np.float32] = p[0]
         if len(p) == 1:
-            return p[0]
-        shares: Floats = p[0].astype(np.float64)
+            return first
+        shares: Floats = first.astype(np.float64)
         for since in np.unique(self._since_pane).tolist():
             mix = self._mix(since)
             members = self._since_pane == since

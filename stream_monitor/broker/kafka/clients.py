@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from kafka import errors
 from kafka.net.compat import KafkaNetClient
-from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.structs import TopicPartition as KafkaPartition
 
+from stream_monitor.broker.kafka.receive import receive_well
 from stream_monitor.broker.kafka.settings import KafkaSettings
 from stream_monitor.broker.protocol import TopicPartition
 from stream_monitor.errors import BrokerError, BrokerUnavailable, Fenced
@@ -34,25 +34,6 @@ if find_spec("crc32c") is None:
 if logging.getLogger("kafka").level == logging.NOTSET:
     logging.getLogger("kafka").setLevel(logging.WARNING)
 
-
-def _deliver_before_closing(transport: Any) -> None:
-    """Have a transport hand over what it has read before it sees that the other side has closed.
-
-    kafka-python drops it: a refused login, which a broker sends and then closes, would look like a broken connection,
-    and be tried again for ever.
-    """
-    receive = transport._sock_recv
-
-    def receive_first(self: Any) -> tuple[bytes, Exception | None]:
-        data, error = receive(self)
-        return (data, None) if data else (data, error)  # the end will be read again
-
-    transport._sock_recv = receive_first
-
-
-for _each in (KafkaTCPTransport, KafkaSSLTransport):
-    if "_sock_recv" in vars(_each):
-        _deliver_before_closing(_each)
 
 FENCING = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.FencedInstanceIdError)
 _REFUSED = (errors.SaslAuthenticationFailedError, errors.AuthorizationError, errors.UnsupportedSaslMechanismError)
@@ -74,6 +55,7 @@ def open_client(factory: Callable[..., Client], settings: KafkaSettings, config:
 
     Raises BrokerUnavailable when nothing answers within connect_timeout_ms, BrokerError when the broker refuses us.
     """
+    receive_well()
     opened: list[KafkaNetClient] = []
     reasons: list[Exception] = []
 
