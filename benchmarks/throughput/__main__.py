@@ -47,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument(
+        "--main-events", type=int, default=400_000, help="of the main job, whose last events wait for a commit interval"
+    )
     parser.add_argument("--plain-events", type=int, default=20_000, help="of the plain consumer, which is slow")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument(
@@ -108,12 +111,12 @@ def _on_kafka(address: str, asked: argparse.Namespace) -> list[Figure]:
 
 def _compare(address: str, topic: str, per_record: int, asked: argparse.Namespace) -> dict[str, list[Told]]:
     """All consumers in turn; the first round, which also compiles the kernels, does not count."""
-    _fill(address, topic, asked.events, per_record)
+    _fill(address, topic, max(asked.events, asked.main_events), per_record)
+    counts = dict.fromkeys(WORDS, asked.events) | {"plain": asked.plain_events, "main": asked.main_events}
     runs: dict[str, list[Told]] = {name: [] for name in WORDS}
     for run in range(asked.runs + 1):
         for name in WORDS:
-            events = asked.plain_events if name == "plain" else asked.events
-            told = _process(name, address, topic, events, per_record)
+            told = _process(name, address, topic, counts[name], per_record)
             console.print(f"  {run}/{asked.runs} {name:<9} {_rate(told):>9,.0f} events/s {_cpu_us(told):>7.1f} µs",
                           highlight=False)  # fmt: skip
             if run:
