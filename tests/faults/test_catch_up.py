@@ -135,7 +135,7 @@ def test_a_catch_up_after_an_outage_raises_no_alert(arena: MakeArena, report: Re
     told = _told_in_partition_order(field, known, waiting[: 20 * DETECTION["warmup_events"]])
     assert told > 0, "these rows show nothing, in whatever order"
     report(
-        f"{ROWS:,} stationary rows keyed by region over {len(REGIONS)} partitions, written while the worker was stopped",
+        f"{ROWS:,} stationary rows keyed by region over {len(REGIONS)} partitions, written while it was stopped",
         more=f"0 alerts, nothing lost or twice, {took_s:.0f} s from the start to the last row; fed a partition at a "
         f"time, a tenth of these rows is {told} alerts",
     )
