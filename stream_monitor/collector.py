@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 from typing import Final
 
+_THRESHOLDS: Final = gc.get_threshold()
 NEW_CONTAINERS: Final = 50_000
 """More containers than this since the last look, net of those that went, and the collector looks at the young ones."""
 
@@ -24,3 +25,13 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(NEW_CONTAINERS, *gc.get_threshold()[1:])
+
+
+def release() -> None:
+    """A connection has ended: what `settle` left out is looked at again, and what the connection left behind goes.
+
+    Its clients are cycles, and so is whatever they refer to.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.set_threshold(*_THRESHOLDS)

@@ -233,6 +233,7 @@ def _run_on(settings: Settings, stages: frozenset[StageName], stop: threading.Ev
     while not stop.is_set():
         started_s = time.monotonic()
         outside.pulse.beat()
+        collector.release()  # here, where no traceback holds the last connection any more
         try:
             _run_once(settings, stages, stop, outside)
         except BrokerUnavailable as error:

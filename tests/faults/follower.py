@@ -4,6 +4,7 @@ the in-memory broker, and forgets them. Memory is bounded by the streams, the al
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +17,13 @@ from stream_monitor.broker.memory import MemoryBroker
 from stream_monitor.broker.protocol import Broker, Message, Reader, Record, TopicPartition
 from stream_monitor.config import Settings
 from stream_monitor.detect_stage import DetectStage
+from stream_monitor.errors import BrokerUnavailable
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.ordering import is_tick
 from stream_monitor.topics import specs
 from tests.faults.oracle import Found, by_subject, states_of
 
+PATIENCE_S: Final = 300.0
 WIDTH: Final = 128
 """Events of one record, at most."""
 Ends = dict[TopicPartition, int]
@@ -96,7 +99,7 @@ class Follower:
         return len(records)
 
     def position(self) -> Ends:
-        return {partition: self._codes.position(partition) for partition in self._codes.end_offsets()}
+        return {partition: self._codes.position(partition) for partition in _ends(self._codes)}
 
     def finish(self) -> Found:
         """What the stage has published in all, and its states; after the last `advance`."""
@@ -112,7 +115,7 @@ class Follower:
         return self._stage._settings
 
     def _take_references(self) -> None:
-        ends = self._references.end_offsets()
+        ends = _ends(self._references)
         while any(self._references.position(partition) < end for partition, end in ends.items()):
             for record in self._references.poll(0.1):
                 self._all_references.append(record)
@@ -159,6 +162,17 @@ class Follower:
             for partition in self._memory.partitions([topic]):
                 self._memory.truncate(partition, self._memory.log(partition).end_offset)
         self._memory.compact(topics.state)
+
+
+def _ends(reader: Reader) -> Ends:
+    """The ends of what a reader reads, however long no broker answers: what was polled before must not be lost."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return reader.end_offsets()
+        except BrokerUnavailable:
+            if time.monotonic() > deadline_s:
+                raise
 
 
 def follow(config: str, connect: Callable[[], Broker], orders: Any) -> None:
