@@ -99,7 +99,7 @@ def replay(
         summary = play(
             files, columns=reader.columns, settings=settings, references=references,
             on_alert=lambda alert: _put(sink, alert), on_bad=reader.note, advance=reader.advance,
-            injections=injections, labels=None if labels is None else _labels(labels),
+            injections=injections, labels=None if labels is None else read_labels(labels),
         )  # fmt: skip
     console = Console(stderr=True)
     console.print("\n".join(_report(summary)), highlight=False, soft_wrap=True)
@@ -115,7 +115,7 @@ def load_reference(path: Path) -> Reference:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _labels(path: Path) -> dict[str, object]:
+def read_labels(path: Path) -> dict[str, object]:
     """Id → label of a CSV file; raises DataError."""
     from stream_monitor.tables import TableColumns, read
 

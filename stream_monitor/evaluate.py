@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from stream_monitor.alerts import State
+from stream_monitor.alerts import AlertKind, State
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
 from stream_monitor.config import Settings
 from stream_monitor.dependence import mid_ranks
@@ -23,13 +23,15 @@ from stream_monitor.detectors.ensemble import PANE_ROWS
 from stream_monitor.encode import Binner
 from stream_monitor.encode_stage import categorical, route
 from stream_monitor.errors import DataError
+from stream_monitor.evaluate_outcomes import MOST, OutcomeReport, SegmentReport, outcome_report, segment_reports
 from stream_monitor.evaluation import ColumnReport, Report, StreamReport, at_most, recommend, why_exclude
 from stream_monitor.events import Row
 from stream_monitor.privacy import veil_of
 from stream_monitor.reference import Reference, Season, StreamKey
 from stream_monitor.replay import Replay, Summary
 from stream_monitor.season import Hours, choose, explained
-from stream_monitor.segments import whole_budget
+from stream_monitor.segments import segment_budget, whole_budget
+from stream_monitor.streams import StreamFactory
 from stream_monitor.trials import RANGES, Trials
 
 Codes = npt.NDArray[np.uint8]
@@ -73,8 +75,13 @@ class _Watched:
 class Gathered:
     """What reading the rows gave."""
 
-    replayed: Summary
+    replay: Replay
     watched: dict[StreamKey, _Watched]
+    labelled: dict[StreamKey, list[Row]]
+
+    @property
+    def replayed(self) -> Summary:
+        return self.replay.summary
 
 
 def gather(
@@ -85,6 +92,7 @@ def gather(
     replay = Replay(settings, references, lambda _: None)
     for rows in chunks():
         replay.feed(rows)
+    labelled: dict[StreamKey, list[Row]] = {}
     veil = veil_of(settings)
     book = ReferenceBook(veil)
     for reference in references:
@@ -96,7 +104,17 @@ def gather(
     for rows in chunks():
         seen = [veil.row(row, categorical(settings, row.model)) for row in rows] if veil else rows
         _gather(seen, settings, watched)
-    return Gathered(replay.summary, watched)
+        _keep_labelled(seen, settings, labelled)
+    return Gathered(replay, watched, labelled)
+
+
+def _keep_labelled(rows: Sequence[Row], settings: Settings, labelled: dict[StreamKey, list[Row]]) -> None:
+    """The first rows of every stream that have a label and a prediction."""
+    for row in rows:
+        if row.label is not None and row.prediction is not None:
+            kept = labelled.setdefault(route(row, settings), [])
+            if len(kept) < MOST:
+                kept.append(row)
 
 
 def assess(
@@ -111,12 +129,40 @@ def assess(
     streams = []
     for number_, (key, stream) in enumerate(watched.items()):
         report = _stream_report(key, stream, replayed, settings)
+        report.segments = _segments(key, gathered, settings)
+        report.outcomes = _outcomes(key, gathered, settings, limits)
         for step, _ in enumerate(_seek(report, stream, settings, limits)):
             advance(number_ * len(RANGES) + step + 1, steps)
         streams.append(report)
     report_ = Report(streams, replayed.rows, replayed.rows - sum(stream.rows for stream in watched.values()))
     recommend(report_)
     return report_
+
+
+def _segments(key: StreamKey, gathered: Gathered, settings: Settings) -> list[SegmentReport]:
+    stream = gathered.replay.stream(key)
+    names = set(stream.segments.monitors) if stream.segments is not None else set()
+    alarms = {
+        other.segment: sum(column.fired for column in told.columns.values())
+        for other, told in gathered.replayed.streams.items()
+        if other[:2] == key[:2] and other.segment in names
+    }
+    budget = segment_budget(gathered.watched[key].reference, settings.for_model(key.model).detection.budget_events)
+    return list(segment_reports(stream, alarms, budget))
+
+
+def _outcomes(key: StreamKey, gathered: Gathered, settings: Settings, limits: Limits) -> OutcomeReport | None:
+    scoring = gathered.replay.scoring(key)
+    if scoring is None:
+        return None
+    told = gathered.replayed.streams[key].columns
+    fired = {name: seen.fired for name, seen in told.items() if seen.fired and seen.first is not None
+             and seen.first.kind in (AlertKind.CONCEPT_DRIFT, AlertKind.PERFORMANCE)}  # fmt: skip
+    new_scoring = StreamFactory(settings).model(key.model).new_scoring
+    assert new_scoring is not None  # it has scored
+    budget = settings.for_model(key.model).detection.budget_events
+    rows = gathered.labelled.get(key, [])
+    return outcome_report(scoring, rows, fired, budget, new_scoring, limits.windows, limits.seed)
 
 
 def _windows(replayed: Summary, book: ReferenceBook, limits: Limits) -> dict[StreamKey, _Watched]:
@@ -212,11 +258,6 @@ def _stream_report(key: StreamKey, stream: _Watched, replayed: Summary, settings
             1e6 * at_most(alarms) / stream.rows, promised, drifting, float(rhythm[i]), exclude=exclude,
         )  # fmt: skip
         report.columns.append(found)
-    if parts := {part.name for part in stream.reference.parts}:
-        each = [told for other, told in replayed.streams.items()
-                if other[:2] == key[:2] and other.segment in parts and not key.segment]  # fmt: skip
-        fired = sum(column.fired for told in each for column in told.columns.values())
-        report.notes.append(f"alarms in its {len(parts)} segments, which have half of the budget: {fired}")
     if timed and stream.reference.season is Season.NONE:
         choice = choose(_hours_of(stream))
         if choice.season is not Season.NONE:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_monitor.codes import NEW, OTHER
+from stream_monitor.evaluate_outcomes import OutcomeReport, SegmentReport
 from stream_monitor.reference import Column, Kind
 from stream_monitor.trials import Smallest
 
@@ -46,7 +47,7 @@ class ColumnReport:
 
 @dataclass(slots=True)
 class StreamReport:
-    """One stream. `events_per_week` None: the rows carry no times."""
+    """One stream. `events_per_week` None: the rows carry no times; `outcomes` None: there are no labels."""
 
     model: str
     stream: str
@@ -57,6 +58,8 @@ class StreamReport:
     season: str
     columns: list[ColumnReport]
     notes: list[str] = field(default_factory=list)
+    segments: list[SegmentReport] = field(default_factory=list)
+    outcomes: OutcomeReport | None = None
 
 
 @dataclass(slots=True)

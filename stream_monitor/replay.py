@@ -27,6 +27,7 @@ from stream_monitor.model import Model
 from stream_monitor.ordering import OutcomeRun
 from stream_monitor.privacy import veil_of
 from stream_monitor.reference import Reference, StreamKey
+from stream_monitor.scoring import Scoring
 from stream_monitor.stream import Stream
 from stream_monitor.streams import StreamFactory
 from stream_monitor.tables import BadLine, TableColumns, read
@@ -108,6 +109,16 @@ class Replay:
         for reference in references:
             epoch = self._book.newest_epoch(reference.stream)
             self._publish(reference, FIRST_EPOCH if epoch is None else epoch + 1)
+
+    def stream(self, key: StreamKey) -> Stream:
+        """A stream that had rows; raises KeyError."""
+        return self._streams[key]
+
+    def scoring(self, key: StreamKey) -> Scoring | None:
+        """How good a stream's predictions are; None where it had no labels."""
+        model = self._models.get(key.model)
+        number = model.streams.get(key) if model is not None else None
+        return model.scorings.get(number) if model is not None and number is not None else None
 
     def feed(self, rows: Iterable[Row | Reject]) -> None:
         """A run of rows; runs of one stream's rows are coded together."""
@@ -211,7 +222,7 @@ class Replay:
         self._on_alert(alert)
 
 
-def _labelled(row: Row, labels: Mapping[str, Any]) -> Row:
+def labelled(row: Row, labels: Mapping[str, Any]) -> Row:
     """The row with the label of its id, where it has none of its own."""
     label = labels.get(row.id) if row.id is not None and row.label is None else None
     return row if label is None else msgspec.structs.replace(row, label=label)
@@ -245,5 +256,5 @@ def replay(
         on_bad(bad)
 
     for rows in read(paths, columns, on_bad=count, advance=advance):
-        replayed.feed(rows if labels is None else [_labelled(row, labels) for row in rows])
+        replayed.feed(rows if labels is None else [labelled(row, labels) for row in rows])
     return replayed.summary

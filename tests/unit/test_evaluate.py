@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import msgspec
 import numpy as np
+import orjson
 import pytest
 
 from stream_monitor.encode import code_of
@@ -14,7 +16,7 @@ from stream_monitor.errors import DataError
 from stream_monitor.evaluate import Limits, assess, gather
 from stream_monitor.evaluation import ColumnReport, Report
 from stream_monitor.events import Row
-from stream_monitor.fit import FitOptions, fit
+from stream_monitor.fit import FitOptions, build_references, fit
 from stream_monitor.reference import Kind, Reference, Season, StreamKey
 from stream_monitor.trials import numeric_codes
 from tests.unit.rows import row
@@ -158,3 +160,104 @@ def test_a_reference_with_a_season_is_evaluated_by_its_hours() -> None:
     found = {smallest.change: smallest.amount for smallest in x.smallest}
     assert found["mean"] is not None
     assert 0.02 < found["mean"] < 0.5
+
+
+def labelled_rows(count: int, seed: int, wrong: float = 0.05) -> list[Row]:
+    """Scores that are right but for a share `wrong`; the label is told within the event."""
+    rng = np.random.default_rng(seed)
+    scores, flips = np.round(rng.beta(0.3, 0.3, count), 3), rng.random(count) < wrong
+    return [
+        msgspec.structs.replace(row, prediction=float(score), label=float((score >= 0.5) != flip))
+        for row, score, flip in zip(rows(count, seed=seed), scores.tolist(), flips.tolist(), strict=True)
+    ]
+
+
+@cache
+def judged() -> Reference:
+    """A reference that knows how good training was, with segments."""
+    (found,) = build_references(lambda: [labelled_rows(20_000, 77)], FitOptions(season=Season.NONE, ordered=True,
+                                                                                segment_by=("city",)))  # fmt: skip
+    return found
+
+
+def test_labels_say_which_fall_of_accuracy_is_found() -> None:
+    outcomes = evaluated(labelled_rows(12_000, 78), judged()).streams[0].outcomes
+    assert outcomes is not None
+    assert (outcomes.outcomes, outcomes.alarms, outcomes.note) == (12_000, {}, "")
+    accuracy = next(each for each in outcomes.metrics if each.metric == "accuracy")
+    assert accuracy.low < 0.95 < accuracy.high
+    assert accuracy.reference == pytest.approx(0.95, abs=0.01)
+    assert outcomes.promised_per_million == pytest.approx(0.1)
+    assert outcomes.windows == 10
+    assert outcomes.smallest_fall is not None
+    assert 0.02 < outcomes.smallest_fall < 0.06, "an oracle takes 1,000 labels for some 0.03 at that budget"
+    again = evaluated(labelled_rows(12_000, 78), judged(), chunk=777).streams[0].outcomes
+    assert again == outcomes
+
+
+def test_a_fall_in_the_data_is_an_alarm_and_leaves_no_quiet_place() -> None:
+    outcomes = evaluated(labelled_rows(6_000, 79, wrong=0.4), judged()).streams[0].outcomes
+    assert outcomes is not None
+    assert outcomes.alarms["error"] == 1
+    assert (outcomes.windows, outcomes.smallest_fall) == (0, None)
+    assert "drift in these data" in outcomes.note
+
+
+def test_few_labels_and_none() -> None:
+    some = labelled_rows(4_000, 80)
+    few = [row if i < 500 else msgspec.structs.replace(row, label=None) for i, row in enumerate(some)]
+    outcomes = evaluated(few, judged()).streams[0].outcomes
+    assert outcomes is not None
+    assert "500 labels are too few" in outcomes.note
+    assert evaluated([msgspec.structs.replace(row, label=None) for row in some], judged()).streams[0].outcomes is None
+
+
+def test_every_segment_has_a_line() -> None:
+    drifting = [msgspec.structs.replace(row, features=row.features | {"y": 0.001})
+                if row.features["city"] == "Rome" and i > 4_000 else row
+                for i, row in enumerate(labelled_rows(8_000, 81))]  # fmt: skip
+    (stream,) = evaluated(drifting, judged()).streams
+    found = {each.segment: each for each in stream.segments}
+    assert set(found) == {"city=Rome", "city=Paris", "city=Oslo"}
+    assert sum(each.rows for each in found.values()) == 8_000
+    assert found["city=Rome"].alarms >= 1
+    assert found["city=Paris"].alarms == found["city=Oslo"].alarms == 0
+    assert found["city=Rome"].promised == pytest.approx(found["city=Rome"].rows / 20_000_000)
+
+
+def test_wrong_values_are_evaluated_too() -> None:
+    rng = np.random.default_rng(3)
+
+    def made(count: int) -> list[Row]:
+        truth, off = rng.normal(100, 20, count), rng.normal(0, 5, count)
+        return [msgspec.structs.replace(row, prediction=float(t + o), label=float(t))
+                for row, t, o in zip(rows(count, seed=4), truth.tolist(), off.tolist(), strict=True)]  # fmt: skip
+
+    (known,) = build_references(lambda: [made(20_000)], FitOptions(season=Season.NONE, ordered=True))
+    outcomes = evaluated(made(8_000), known).streams[0].outcomes
+    assert outcomes is not None
+    assert outcomes.metric == "mae"
+    assert outcomes.smallest_fall is not None
+    assert 0.05 < outcomes.smallest_fall < 0.4
+
+
+def test_the_command_takes_labels_from_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from stream_monitor import cli
+
+    given = labelled_rows(4_000, 82)
+    (tmp_path / "reference.json").write_bytes(judged().to_json())
+    lines = [
+        f"{row.id},{row.features['x']},{row.features['y']},{row.features['city']},{row.prediction}" for row in given
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(["id,x,y,city,score", *lines]) + "\n")
+    (tmp_path / "labels.csv").write_text("\n".join(["id,late", *(f"{row.id},{row.label}" for row in given)]) + "\n")
+    asked = ["evaluate", str(tmp_path / "rows.csv"), "--reference", str(tmp_path / "reference.json"), "--model", MODEL,
+             "--id", "id", "--prediction", "score", "--windows", "3", "--max-columns", "1",
+             "--labels", str(tmp_path / "labels.csv"), "--json", str(tmp_path / "report.json")]  # fmt: skip
+    cli.app(asked, standalone_mode=False)
+    shown = capsys.readouterr().err
+    assert "4,000 labels; alarms: none" in shown
+    assert "the smallest found within 1,000 labels in 4 of 5 of 3 random places" in shown
+    assert "city=Paris" in shown
+    outcomes = orjson.loads((tmp_path / "report.json").read_bytes())["streams"][0]["outcomes"]
+    assert (outcomes["outcomes"], outcomes["metric"]) == (4_000, "accuracy")

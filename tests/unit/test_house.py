@@ -11,7 +11,7 @@ import stream_monitor
 
 ROOT = Path(stream_monitor.__file__).parent
 PURE = (
-    "association",
+    "association", "evaluate_outcomes",
     "alerts", "baseline", "batch", "bets", "binning", "book", "codes", "collected", "compare", "dependence",
     "discover",
     "display", "encode", "estimate", "events", "features", "fit", "gaps", "heavy", "inject", "labels", "lifecycle",
