@@ -27,7 +27,7 @@ from stream_monitor.ordering import is_tick
 from stream_monitor.publish import publish
 from stream_monitor.reference import Reference, Season, StreamKey
 from stream_monitor.stream import Stream
-from stream_monitor.streams import StreamFactory
+from stream_monitor.streams import RELATIONS_SINCE, StreamFactory
 from stream_monitor.topics import specs
 from stream_monitor.worker import STAGES, StageName, Worker
 from tests.faults.oracle import Committed, RowId, differences
@@ -393,7 +393,16 @@ class Simulation:
         )
         self.alerts = len(committed.alerts)
         valid, poison = self._input()
-        return problems + differences(settings(), committed, valid, poison)
+        return problems + differences(self._as_learned(committed), committed, valid, poison)
+
+    def _as_learned(self, committed: Committed) -> Settings:
+        """The oracle's settings: during an upgrade, the release of whoever learns a reference says what it holds."""
+        book = ReferenceBook()
+        for record in committed.references:
+            book.apply(record.key, record.value)
+        learned = [entry.reference for stream in book.streams() if (entry := book.find(stream)) and not entry.epoch]
+        plain = any(reference.relations is msgspec.UNSET for reference in learned)
+        return settings(wire_version=RELATIONS_SINCE - 1 if plain else None)
 
     def _settle(self) -> None:
         calm = 0
