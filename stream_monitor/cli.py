@@ -218,9 +218,9 @@ def health(
 
 @app.command()
 def schema(
-    what: Annotated[Literal["event", "alert", "config"], typer.Argument(help="Which schema.")],
+    what: Annotated[Literal["event", "label", "alert", "config"], typer.Argument(help="Which schema.")],
 ) -> None:
-    """Print the JSON Schema of events, of alerts or of the configuration file."""
+    """Print the JSON Schema of events, of labels, of alerts or of the configuration file."""
     from stream_monitor.schemas import SCHEMAS
 
     typer.echo(json.dumps(SCHEMAS[what](), indent=2, ensure_ascii=False))

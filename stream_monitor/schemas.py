@@ -41,9 +41,30 @@ def event() -> dict[str, Any]:
     }
 
 
+def label() -> dict[str, Any]:
+    """A label in the default shape, of the topic of labels. A record holds one, an array of them, or one a line."""
+    return {
+        "$schema": DIALECT,
+        "title": "Label",
+        "type": "object",
+        "required": ["model", "id", "label"],
+        "properties": {
+            "model": {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH},
+            "id": {"type": ["string", "number"], "minLength": 1, "description": "The id of the event."},
+            "label": {"type": ["number", "string", "boolean"], "minLength": 1, "description": "The outcome."},
+            "time": {
+                "type": ["string", "number", "null"],
+                "description": "When it became known: RFC 3339 or epoch milliseconds; else the record's timestamp.",
+            },
+        },
+    }
+
+
 def config() -> dict[str, Any]:
     """The configuration file; editors complete and check by it."""
     return {"$schema": DIALECT, **Settings.model_json_schema()}
 
 
-SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {"event": event, "alert": alerts.schema, "config": config}
+SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
+    "event": event, "label": label, "alert": alerts.schema, "config": config,
+}  # fmt: skip

@@ -23,6 +23,7 @@ from stream_monitor import cli, cli_common, cli_reference
 from stream_monitor.broker.memory import MemoryBroker
 from stream_monitor.broker.protocol import Broker, TopicSpec
 from stream_monitor.config import Settings
+from stream_monitor.labels import Label, LabelShape, decode_labels
 from stream_monitor.reference import load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -170,7 +171,7 @@ def test_version(run: Run) -> None:
     assert "kafka-python 3." in run("version", "-v").out
 
 
-@pytest.mark.parametrize("what", ["event", "alert", "config"])
+@pytest.mark.parametrize("what", ["event", "label", "alert", "config"])
 def test_a_schema_is_a_schema(run: Run, what: str) -> None:
     schema = json.loads(run("schema", what).out)
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -186,6 +187,20 @@ def test_the_schema_of_events_takes_the_readme_s_event(run: Run) -> None:
     jsonschema.validate(event, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"features": {}}, schema)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"model": "m", "id": "4f1c", "label": 1}, {"model": "m", "id": 7, "label": "paid", "time": "2026-03-20T09:00:00Z"},
+     {"model": "m", "id": "a", "label": True, "time": None}, {"model": "m", "id": "a", "label": None},
+     {"model": "m", "label": 1}, {"id": "a", "label": 1}, {"model": "", "id": "a", "label": 1},
+     {"model": "m", "id": "", "label": 1}, {"model": "m", "id": True, "label": 1}, {"model": "m", "id": "a"},
+     {"model": "m", "id": "a", "label": ""}, {"model": "m", "id": "a", "label": [1]}],
+)  # fmt: skip
+def test_the_schema_of_labels_takes_what_is_taken(run: Run, document: dict[str, object]) -> None:
+    schema = json.loads(run("schema", "label").out)
+    (found,) = decode_labels(json.dumps(document).encode(), 0, 0, 0, LabelShape())
+    assert jsonschema.Draft202012Validator(schema).is_valid(document) == isinstance(found, Label)
 
 
 def test_the_schema_of_the_configuration_knows_its_files(run: Run) -> None:
