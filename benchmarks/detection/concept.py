@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from math import log
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +21,11 @@ from river.drift import ADWIN, PageHinkley
 from river.drift.binary import DDM, HDDMA, HDDMW
 from river.tree import HoeffdingTreeClassifier
 
-from benchmarks.detection import gates
+from benchmarks.detection import gates, oracle
 from benchmarks.detection.delays import judged
 from benchmarks.detection.product import BUDGET, SETTINGS
 from benchmarks.detection.results import Family, Result, Task
+from benchmarks.detection.values import Floats, rng_of
 from stream_monitor.alerts import AlertKind, State
 from stream_monitor.batch import Origins
 from stream_monitor.config import Settings
@@ -37,7 +39,10 @@ CHANGES: Final = (20_000, 40_000, 60_000, 80_000)
 WINDOW: Final = 250
 WARMUP: Final = 5_000
 LOT: Final = 10
-METHODS: Final = ("ours", "ADWIN", "PH", "DDM", "HDDM_A", "HDDM_W", "ours with HDDM_W")
+ORACLE: Final = "oracle"
+ORACLE_RATES: Final = (0.124, 0.85)
+"""Errors of the tree in the 5,000 rows before a change, and in rows 40 – 100 after it, while it is still the old tree."""
+METHODS: Final = ("ours", "ADWIN", "PH", "DDM", "HDDM_A", "HDDM_W", "ours with HDDM_W", ORACLE)
 SELECTED: Final = {"ours": (), "ours with HDDM_W": ("hddm_w",)}
 """Of river's detectors for errors, those that the product is told to use beside its own."""
 
@@ -58,12 +63,35 @@ def _river(make: Callable[[], Any]) -> Detector:
     return update
 
 
+class Oracle:
+    """A CUSUM that knows both rates of errors, at the mean time between false alarms that ours promises. What it takes
+    is the price of the change itself: the concept turns within some 50 rows, the middle of them about row 28."""
+
+    def __init__(self) -> None:
+        before, after = ORACLE_RATES
+        self._right, self._wrong = log((1 - after) / (1 - before)), log(after / before)
+        calm, moved = (self._steps(i, rate) for i, rate in enumerate(ORACLE_RATES))
+        self._threshold, self._sum = oracle.threshold_of(calm, moved, BUDGET), 0.0
+
+    def _steps(self, number: int, rate: float) -> Floats:
+        wrong = rng_of("C5 oracle", number).random(oracle.STEPS) < rate
+        steps: Floats = wrong * (self._wrong - self._right) + self._right
+        return steps
+
+    def __call__(self, predicted: object, label: str) -> bool:
+        self._sum = max(self._sum + (self._wrong if predicted != label else self._right), 0.0)
+        if self._sum < self._threshold:
+            return False
+        self._sum = 0.0
+        return True
+
+
 def run(file: str, method: str) -> Found:
     """The rows at which a method detected drift."""
     rows = _rows(file)
     if method in SELECTED:
         return method, _product_detections(rows, SELECTED[method])
-    return method, _detections(rows, _river(_PEERS[method]))
+    return method, _detections(rows, Oracle() if method == ORACLE else _river(_PEERS[method]))
 
 
 _PEERS: Final[dict[str, Callable[[], Any]]] = {
@@ -158,7 +186,8 @@ def _finish(parts: list[Found]) -> list[Result]:
     return [
         judged(
             Result("C5", "sine1", metric, value, "rows" if metric == "mean delay" else "",
-                   {m: v[metric] for m, v in values.items() if m != "ours"}, note=note),
+                   {m: v[metric] for m, v in values.items() if m not in ("ours", ORACLE)},
+                   values[ORACLE][metric] if ORACLE in values else None, note=note),
             *gates.ASKED["C5", "sine1", metric],
         )
         for metric, value in values["ours"].items()
