@@ -41,7 +41,7 @@ WARMUP: Final = 5_000
 LOT: Final = 10
 ORACLE: Final = "oracle"
 ORACLE_RATES: Final = (0.124, 0.85)
-"""Errors of the tree in the 5,000 rows before a change, and in rows 40 – 100 after it, while it is still the old tree."""
+"""Errors of the tree in the 5,000 rows before a change, and in rows 40 – 100 after it while it is still the old one."""
 METHODS: Final = ("ours", "ADWIN", "PH", "DDM", "HDDM_A", "HDDM_W", "ours with HDDM_W", ORACLE)
 SELECTED: Final = {"ours": (), "ours with HDDM_W": ("hddm_w",)}
 """Of river's detectors for errors, those that the product is told to use beside its own."""
@@ -74,7 +74,7 @@ class Oracle:
         self._threshold, self._sum = oracle.threshold_of(calm, moved, BUDGET), 0.0
 
     def _steps(self, number: int, rate: float) -> Floats:
-        wrong = rng_of("C5 oracle", number).random(oracle.STEPS) < rate
+        wrong = (rng_of("C5 oracle", number).random(oracle.STEPS) < rate).astype(np.float64)
         steps: Floats = wrong * (self._wrong - self._right) + self._right
         return steps
 
