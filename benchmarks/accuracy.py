@@ -4,6 +4,7 @@ The car-loan stream: errors before row 25,000 and from there on, seen by a CUSUM
 mean time between false alarms that the product promises. In Lorden's sense no test that keeps the promise is faster
 (G. Moustakides, "Optimal stopping times for detecting changes in distributions", Ann. Statist. 14, 1986). Beside it
 the product on the same outcomes. Two streams: whether a prediction was wrong, and how far its score was off.
+Accuracy is tested against a limit, training's less a tolerance: its oracle knows that limit and what accuracy will be.
 `orders`: the outcomes before and after in so many random orders, beside the one that they came in.
 """
 
@@ -24,6 +25,7 @@ from stream_monitor.alerts import Alert, State
 from stream_monitor.baseline import learn
 from stream_monitor.batch import Origins
 from stream_monitor.config import Settings
+from stream_monitor.config_detection import PerformanceSection
 from stream_monitor.detectors import ERROR_BUILDERS, ERROR_PARAMS
 from stream_monitor.encode import codes_of
 from stream_monitor.outcomes import values_of
@@ -42,6 +44,7 @@ BINS = 64
 STEPS = 2_000_000
 BEFORE = 5_000
 RATE = 0.05
+TOLERANCE = PerformanceSection().min_change
 
 
 def outcomes(name: str, label: str | None) -> tuple[Floats, Floats]:
@@ -72,10 +75,24 @@ def ratios(before: Floats, after: Floats) -> tuple[Floats, Floats]:
     return ratio[places[0]], ratio[places[1]]
 
 
-def oracle(before: Floats, after: Floats, between_rows: float, orders: int) -> tuple[int, float]:
-    """Delay in the order in which the outcomes came, and the median over random ones."""
+def limit_ratios(before: Floats, after: Floats, limit: float) -> tuple[Floats, Floats, Floats]:
+    """The same of errors whose rate has passed a limit: under the limit (drawn), before and after."""
+    rate = float(after.mean())
+    wrong, right = np.log(rate / limit), np.log((1 - rate) / (1 - limit))
+    drawn = (np.random.default_rng(2).random(STEPS) < limit).astype(float)
+
+    def of(errors: Floats) -> Floats:
+        steps: Floats = np.where(errors > 0, float(wrong), float(right))
+        return steps
+
+    return of(drawn), of(before), of(after)
+
+
+def oracle(null: Floats, before: Floats, after: Floats, between_rows: float, orders: int) -> tuple[int, float]:
+    """Delay in the order in which the outcomes came, and the median over random ones; `null`: log-likelihood ratios
+    where nothing has to be found, of which the false alarms are counted."""
     rng = np.random.default_rng(1)
-    h = threshold_of(rng.choice(before, STEPS), rng.choice(after, STEPS), between_rows)
+    h = threshold_of(rng.choice(null, STEPS), rng.choice(after, STEPS), between_rows)
     found = [first_alarm(np.concatenate([before[-BEFORE:], after]), h, BEFORE) + 1 - BEFORE]
     for _ in range(orders):
         path = np.concatenate([rng.permutation(before)[:BEFORE], rng.permutation(after)])
@@ -139,7 +156,12 @@ def main() -> None:
         found = product(performance, scores, actual, change, budget)
         for name in SUBJECTS:
             own = now["error" if name == "accuracy" else name]
-            came, usual = oracle(*ratios(own[:change], own[change:]), budget * SHARE, orders)
+            first, second = own[:change], own[change:]
+            before, after = ratios(first, second)
+            null = before
+            if name == "accuracy":  # against training's, less the tolerance
+                null, before, after = limit_ratios(first, second, 1 - performance.metrics["accuracy"] + TOLERANCE)
+            came, usual = oracle(null, before, after, budget * SHARE, orders)
             product_found = f"{found[name]:,}" if name in found else "not found"
             print(f"| {budget:,} | {name} | {came:,} | {usual:,.0f} | {product_found} |", flush=True)
     print("\nriver's detectors in 2·10⁶ outcomes of 5 % errors: alone; confirmed by the reference at 1 in 10⁴\n")
