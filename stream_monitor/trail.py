@@ -136,8 +136,8 @@ class Trail:
 
 
 def _narrow(name: str, table: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Partitions and indexes as they can be, else WireError."""
+    """Partitions and indexes as a batch can hold them, else WireError."""
     small = table[:, [0, 2]]
-    if len(small) and (small.min() < 0 or small.max() >= 2**31):
+    if len(small) and (small.min() < -(2**31) or small.max() >= 2**31):
         raise WireError(f"trail: {name} holds partitions or indexes that cannot be")
     return table

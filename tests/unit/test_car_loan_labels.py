@@ -24,6 +24,8 @@ from stream_monitor.worker import Worker
 
 LATE_ROWS = 2_000
 ROWS = 31_000
+AFTERWARDS_S = 1_800_000_000.0
+"""When it is played, epoch seconds: events are not of the future."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def labels() -> dict[str, int]:
 def run(reference: Reference) -> tuple[list[dict[str, Any]], Model]:
     """Alerts about outcomes, and the model as it was in the end."""
     settings = Settings.model_validate({"topics": {"partitions": 2, "labels": "labels"}})
-    now_s = [0.0]
+    now_s = [AFTERWARDS_S]
     broker = MemoryBroker(clock_ms=lambda: int(now_s[0] * 1000))
     broker.create_topics(topics.specs(settings, predictions=3))
     publish(broker, settings.topics.references, "test", [reference])
