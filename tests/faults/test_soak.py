@@ -191,8 +191,8 @@ def _soak(field: Arena, wire: Wire, report: Report) -> None:
         f"{MINUTES:g} minutes, {EVENTS_PER_S:,.0f} events a second; {listed(soak.done)}",
         more=f"{sums}; caught up {behind_s:.0f} s after the load; no transaction open for more "
         f"than {gauges.open_s:.0f} s; memory at most {most_mib:.0f} MiB, grown by {max(growths, default=0.0):.0f} "
-        f"MiB at most in {len(lives)} lives of {LIFE_S / 60:.0f} to {longest:.0f} minutes; at most {most_threads} threads; "
-        f"{field.ends_listed()}",
+        f"MiB at most in {len(lives)} lives of {LIFE_S / 60:.0f} to {longest:.0f} minutes; at most {most_threads} "
+        f"threads; {field.ends_listed()}",
     )
 
 
