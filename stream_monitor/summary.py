@@ -179,7 +179,7 @@ def _told(found: Signature, bins: Bins, before: Counts) -> _Fact:
 def _two_values_fact(bins: Bins, before: Counts, now: Counts) -> _Fact:
     """Of a flag there is one share to tell; a median says nothing, and no fault but an exchange explains more."""
     old, new = (float(counts[FIRST_BIN + 1]) / max(int(counts[FIRST_BIN:].sum()), 1) for counts in (before, now))
-    text = f"share of {number(bins.edges[1])} {percent(old)} → {percent(new)}"
+    text = f"{quoted(number(bins.edges[1]))} {percent(old)} → {percent(new)}"
     if abs((1 - old) - new) < 0.1 * abs(new - old) and int(now.sum()) >= FEWEST_TO_EXCHANGE:
         text += f" (as if {number(bins.edges[0])} and {number(bins.edges[1])} had been exchanged)"
     return _Fact(0.4 + abs(new - old), "up" if new > old else "down", text)

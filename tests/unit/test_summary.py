@@ -215,10 +215,10 @@ def test_ordinary_drifts_of_any_shape_are_never_called_a_change_of_unit() -> Non
 @pytest.mark.parametrize(
     ("now", "direction", "text"),
     [
-        ((700, 300), "up", "share of 1 5.0 % → 30 %"),
-        ((990, 10), "down", "share of 1 5.0 % → 1.0 %"),
-        ((48, 952), "up", "share of 1 5.0 % → 95 % (as if 0 and 1 had been exchanged)"),
-        ((0, 9), "up", "share of 1 5.0 % → 100 %"),
+        ((700, 300), "up", "“1” 5.0 % → 30 %"),
+        ((990, 10), "down", "“1” 5.0 % → 1.0 %"),
+        ((48, 952), "up", "“1” 5.0 % → 95 % (as if 0 and 1 had been exchanged)"),
+        ((0, 9), "up", "“1” 5.0 % → 100 %"),
     ],
 )
 def test_of_a_flag_the_share_is_told_and_no_sign(now: tuple[int, int], direction: str, text: str) -> None:
