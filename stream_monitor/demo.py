@@ -231,7 +231,8 @@ def _holds(alert: Alert) -> bool:
 
 
 def _right(alerts: list[Alert]) -> bool:
-    fired = {alert.column for alert in alerts if alert.state is State.FIRING and alert.kind not in OUTCOMES}
+    columns = [alert for alert in alerts if alert.scope == "column" and alert.kind not in OUTCOMES]
+    fired = {alert.column for alert in columns if alert.state is State.FIRING}
     in_time = all(minute(alert.detected.time) >= DRIFT_TIME for alert in alerts)
     outcomes = [_first(alerts, column) for column in ("absolute_error", "accuracy")]
     return fired == set(DRIFTED) and in_time and all(alert is not None and _holds(alert) for alert in outcomes)

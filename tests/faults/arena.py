@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -36,13 +38,20 @@ from tests.unit import world
 PATIENCE_S: Final = 120.0
 SESSION_S: Final = 4.0
 MODELS: Final = ("m", "n", "w")
-"""m and n have references, w warms up and learns one."""
+"""m and n have references, m's with segments; w warms up and learns one."""
+SEGMENT_BY: Final = ("city",)
+LATE_EVENTS: Final = 300
+"""Events between one and its label, in the mean."""
 HUGE: Final = b'{"model":"m","features":{"x":"' + b"x" * 990_000 + b'"}}'
 POISON: Final = (
     b'{"model":', b"null", b"[]", b"\xff\xfe\x00", b"7", b'"text"', b'{"model":"m"}', b'{"model":"m","features":[1]}',
     b'{"model":5.5,"features":{}}', b'{"model":"m","features":{"x":1},"time":"never"}',
     b'{"model":"m","features":{"x":1},"time":"2999-01-01T00:00:00Z"}', b"[" * 100_000, b"",
     b'{"model":"m","features":' + b'{"a":' * 50 + b"1" + b"}" * 50 + b"}",
+)  # fmt: skip
+POISONED_LABELS: Final = (
+    b'{"id":', b"7", b"", b'{"model":"m","label":1}', b'{"id":"1","model":"m","label":null}', b'{"id":"1","label":1}',
+    b'{"id":"1","model":"m","label":1,"time":"never"}',
 )  # fmt: skip
 ODD: Final = (
     b'{"model":"m","features":{"x":NaN,"y":Infinity,"city":null}}',
@@ -56,7 +65,8 @@ class Arena:
     """One group on a test cluster. Workers are forked, so that starting one costs no imports.
 
     `addresses` are where the test itself goes, in the clear and undisturbed; `workers_at`, if given, is where the
-    workers are sent instead: to a proxy, or to a listener that asks who they are. `predictions`: its partitions.
+    workers are sent instead: to a proxy, or to a listener that asks who they are. `predictions`, `labels`: their
+    partitions; 0 labels: there is no such topic.
     """
 
     def __init__(
@@ -67,10 +77,14 @@ class Arena:
         *,
         workers_at: Sequence[str] | None = None,
         predictions: int = 3,
+        labels: int = 2,
         **overrides: Any,
     ) -> None:
         self.name = f"f{uuid.uuid4().hex[:8]}"
         self.random = random.Random(seed)
+        self._has_labels = labels > 0
+        self._labels_due: list[tuple[int, str, str, int]] = []
+        """A heap: after how many events, model, id, label."""
         self.address = ",".join(addresses)
         self.workers_at = list(workers_at or addresses)
         self.directory = directory
@@ -83,8 +97,11 @@ class Arena:
         self.restart_on: frozenset[int] = frozenset()
         """Exit codes on which a supervisor starts a worker again; any other end fails the test."""
         self._batches: tuple[dict[TopicPartition, int], dict[TopicPartition, int]] | None = None
-        self.broker.create_topics(specs(self.settings, predictions=predictions))
-        given = [world.reference("m"), world.reference("n")]
+        made = {spec.name: spec for spec in specs(self.settings, predictions=predictions)}
+        if self.settings.topics.labels is not None:  # the user's topics need not have the same partitions
+            made[self.settings.topics.labels] = replace(made[self.settings.topics.labels], partitions=labels)
+        self.broker.create_topics(list(made.values()))
+        given = [world.reference("m", SEGMENT_BY), world.reference("n")]
         publish(self.broker, self.settings.topics.references, f"{self.name}.test", given)
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload(["tests.faults.process"])
@@ -100,7 +117,9 @@ class Arena:
                       "delivery_timeout_ms": 4_500, "transaction_timeout_ms": 5_000},
             "group": self.name,
             "http": {"host": "127.0.0.1", "port": 0},
-            "topics": {"predictions": f"{self.name}.predictions", "alerts": f"{self.name}.alerts", "partitions": 4},
+            "topics": {"predictions": f"{self.name}.predictions", "alerts": f"{self.name}.alerts", "partitions": 4,
+                       "labels": f"{self.name}.labels" if self._has_labels else None},
+            "models": [{"match": "m", "segment_by": list(SEGMENT_BY)}],
             "worker": {"commit_interval_s": 0.2, "state_bytes_per_s": 100_000},
             "detection": {"budget_events": 100_000, "warmup_events": 500},
         }  # fmt: skip
@@ -113,19 +132,35 @@ class Arena:
     # ---- load ----
 
     def produce(self, count: int) -> None:
-        """Events of the models in turn, drifting for a while, 1 % of them poison; keys say what is in a record."""
+        """Events of the models in turn, drifting for a while, 1 % of them poison; later the labels of most of them,
+        some twice, some corrected, some poison; keys say what is in a record."""
         producer = ForeignProducer({"bootstrap.servers": self.address, "linger.ms": 5, "message.max.bytes": 2_000_000})
         for _ in range(count):
             value, valid, bad = self._record()
             self._written += 1
-            key = json.dumps([valid, bad, self._written])
-            while True:
-                try:
-                    producer.produce(self.settings.topics.predictions, key=key, value=value)
-                    break
-                except BufferError:
-                    producer.poll(0.1)
+            self._put(producer, self.settings.topics.predictions, value, valid, bad)
+            while self._labels_due and self._labels_due[0][0] <= self._written:
+                self._put_label(producer, *heapq.heappop(self._labels_due)[1:])
         assert producer.flush(PATIENCE_S) == 0
+
+    def _put(
+        self, producer: ForeignProducer, topic: str, value: bytes | None, valid: list[int], bad: list[int]
+    ) -> None:  # fmt: skip
+        key = json.dumps([valid, bad, self._written])
+        while True:
+            try:
+                producer.produce(topic, key=key, value=value)
+                break
+            except BufferError:
+                producer.poll(0.1)
+
+    def _put_label(self, producer: ForeignProducer, model: str, identity: str, label: int) -> None:
+        topic, kind = self.settings.topics.labels, self.random.random()
+        assert topic is not None
+        if kind < 0.01:
+            self._put(producer, topic, self.random.choice(POISONED_LABELS), [], [0])
+        for value in [label, *([1 - label] if 0.01 <= kind < 0.03 else [label] if kind < 0.05 else [])]:
+            self._put(producer, topic, orjson.dumps({"model": model, "id": identity, "label": value}), [0], [])
 
     def _record(self) -> tuple[bytes | None, list[int], list[int]]:
         """A record's value, and the indexes within it that are valid and bad."""
@@ -144,7 +179,13 @@ class Arena:
         draw = self.random
         drift = 3.0 if self._written // 1_500 % 2 else 0.0
         features = {"x": draw.gauss(drift, 1), "y": draw.lognormvariate(0, 1), "city": draw.choice(("Rome", "Paris"))}
-        return orjson.dumps({"model": draw.choice(MODELS), "features": features, "prediction": 1.0})
+        model, score, identity = draw.choice(MODELS), round(draw.random(), 3), f"{self._written}-{draw.random():.6f}"
+        if self._has_labels and draw.random() < 0.8:
+            # While x drifts, the labels have nothing to do with the scores any more.
+            label = int(draw.random() < (0.5 if drift else score))
+            due = self._written + int(draw.expovariate(1 / LATE_EVENTS))
+            heapq.heappush(self._labels_due, (due, model, identity, label))
+        return orjson.dumps({"model": model, "id": identity, "features": features, "prediction": score})
 
     def load(self, events_per_s: int) -> None:
         """Produce in the background until `rest`."""
@@ -216,7 +257,8 @@ class Arena:
     def await_truth(self) -> None:
         """Until every worker is ready, and together they hold everything and show the lag there is: none."""
         topics = self.settings.topics
-        wanted = {"encode": len(self.partitions(topics.predictions)), "detect": len(self.partitions(topics.codes))}
+        inputs = sum(len(self.partitions(topic)) for topic in self.inputs)
+        wanted = {"encode": inputs, "detect": len(self.partitions(topics.codes))}
 
         def truthful() -> bool:
             self.tend()
@@ -271,8 +313,8 @@ class Arena:
         self.tend()
         topics = self.settings.topics
         try:
-            ends = self.ends(topics.predictions)
-            encoded = self.committed("encode", topics.predictions)
+            ends = self.input_ends()
+            encoded = self.encoded()
             if any((encoded[at] or 0) < end for at, end in ends.items()):
                 return False
             if self._batches is None or self._batches[0] != ends:
@@ -283,6 +325,19 @@ class Arena:
         except BrokerUnavailable:
             return False
         return all((detected[at] or 0) > offset for at, offset in self._batches[1].items())
+
+    @property
+    def inputs(self) -> list[str]:
+        """The topics that are encoded."""
+        topics = self.settings.topics
+        return [topics.predictions, *([topics.labels] if topics.labels else [])]
+
+    def input_ends(self) -> dict[TopicPartition, int]:
+        return {at: end for topic in self.inputs for at, end in self.ends(topic).items()}
+
+    def encoded(self) -> dict[TopicPartition, int | None]:
+        """What the encode stage has committed of its inputs."""
+        return {at: offset for topic in self.inputs for at, offset in self.committed("encode", topic).items()}
 
     def partitions(self, topic: str) -> list[TopicPartition]:
         found = self.admin.list_topics(topic, timeout=10).topics[topic]
@@ -313,13 +368,15 @@ class Arena:
         return [record for record in records if record.offset < ends[TopicPartition(topic, record.partition)]]
 
     def input(self) -> tuple[Counter[RowId], Counter[RowId]]:
-        """The rows that are to be coded, and those to be rejected."""
+        """The rows and labels that are to be coded, and those to be rejected."""
         valid: Counter[RowId] = Counter()
         bad: Counter[RowId] = Counter()
-        for record in self.read(self.settings.topics.predictions):
-            good, poison, _ = json.loads(record.key or b"")
-            valid.update((record.partition, record.offset, index) for index in good)
-            bad.update((record.partition, record.offset, index) for index in poison)
+        for topic in self.inputs:
+            for record in self.read(topic):
+                good, poison, _ = json.loads(record.key or b"")
+                at = record.partition if topic == self.settings.topics.predictions else -1 - record.partition
+                valid.update((at, record.offset, index) for index in good)
+                bad.update((at, record.offset, index) for index in poison)
         return valid, bad
 
     def reckon(self) -> Committed:
@@ -331,8 +388,9 @@ class Arena:
         time.sleep(1.0)
         assert set(self.stop().values()) <= {0}
         topics = self.settings.topics
-        ends = self.ends(topics.predictions)
-        assert self.committed("encode", topics.predictions) == ends, "offsets are where the positions were"
+        # A partition that nothing was written to may have no committed offset.
+        encoded = {at: offset or 0 for at, offset in self.encoded().items()}
+        assert encoded == self.input_ends(), "offsets are where the positions were"
         committed = Committed(
             self.read(topics.codes), self.read(topics.alerts), self.read(topics.state), self.read(topics.references),
             self.read(topics.rejects),
@@ -340,6 +398,9 @@ class Arena:
         problems = differences(self.settings, committed, *self.input())
         assert not problems, "\n".join(problems)
         assert committed.alerts, "a run without alerts proves little"
+        if self._has_labels and self._written > 5_000:
+            kinds = {orjson.loads(record.value or b"")["kind"] for record in committed.alerts}
+            assert kinds & {"concept_drift", "performance"}, "labels that raise nothing prove little"
         return committed
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from stream_monitor.config import Settings
 from stream_monitor.detect_stage import DetectStage
 from stream_monitor.errors import BrokerUnavailable
 from stream_monitor.feed import ReferenceFeed
+from stream_monitor.labels import decode_label_batch, is_labels
 from stream_monitor.ordering import is_tick
 from stream_monitor.topics import specs
 from tests.faults.oracle import Found, by_subject, states_of
@@ -128,13 +129,7 @@ class Follower:
             at = TopicPartition(record.topic, record.partition)
             if not is_tick(record.value):
                 self.last_batch[at] = record.offset
-                batch = decode(record.value)
-                origins = batch.origins if isinstance(batch, CodedBatch) else Origins.of(batch.rows)
-                for partition in np.unique(origins.partition).tolist():
-                    mine = origins.partition == partition
-                    self.rows.add(
-                        partition, origins.offset[mine].astype(np.int64), origins.index[mine].astype(np.int64)
-                    )
+                self._count(record.value)
             # Under the offset it has: states name offsets.
             self._memory.log(at).end_offset = record.offset
             message = Message(
@@ -143,6 +138,19 @@ class Follower:
             self._memory.append([message])
         self._settle()
         self._collect()
+
+    def _count(self, value: bytes | None) -> None:
+        """Rows by partition; labels by −1 − partition."""
+        if is_labels(value):
+            labels = decode_label_batch(value)
+            partitions, offsets, indexes = -1 - labels.partition, labels.offset, labels.index
+        else:
+            batch = decode(value)
+            origins = batch.origins if isinstance(batch, CodedBatch) else Origins.of(batch.rows)
+            partitions, offsets, indexes = origins.partition, origins.offset, origins.index
+        for partition in np.unique(partitions).tolist():
+            mine = partitions == partition
+            self.rows.add(partition, offsets[mine].astype(np.int64), indexes[mine].astype(np.int64))
 
     def _settle(self) -> None:
         calm = 0  # a step that only restores brings nothing either

@@ -1,4 +1,6 @@
-"""Load by the million: records of many events each, made once and drawn from, so that the load costs little itself."""
+"""Load by the million: records of many events each, made once and drawn from, so that the load costs little itself; and
+the labels of some of them, later.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import json
 import random
 import threading
 import time
+from collections import deque
 from typing import Final
 
 import orjson
@@ -20,18 +23,37 @@ from tests.faults.follower import Tally
 EVENTS: Final = 100
 """Of one record."""
 POOL: Final = 200
-Made = tuple[bytes, bytes]
-"""Key and value; the key says how many events there are, and which are bad: [100, [17]]."""
+Made = tuple[bytes, bytes, bytes]
+"""Key, value and the record of its labels; the key says how many events there are, and which are bad: [100, [17]]."""
+NUMBER: Final = b"@@@@@@@@"
+"""Stands in the ids for the number of the record, eight hexadecimal digits."""
+LABELLED: Final = 4
+"""One record in so many has labels."""
+LATE_RECORDS: Final = 100
 
 
 class Load(threading.Thread):
-    """Writes `records_per_s` records a second until stopped, drifting every other `drift_s` seconds."""
+    """Writes `records_per_s` records a second until stopped, drifting every other `drift_s` seconds.
 
-    def __init__(self, address: str, topic: str, records_per_s: float, seed: int, drift_s: float = 120.0) -> None:
+    `labels`: a topic for the labels of one record in `LABELLED`, `LATE_RECORDS` of those later.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        topic: str,
+        records_per_s: float,
+        seed: int,
+        drift_s: float = 120.0,
+        labels: str | None = None,
+    ) -> None:
         super().__init__(name="load", daemon=True)
         self.written = 0
         self.refused = 0
         self._topic = topic
+        self._labels = labels
+        self._late: deque[tuple[bytes, bytes]] = deque()
+        self._started = int(time.time())  # the ids of two loads are not the same
         self._rate = records_per_s
         self._drift_s = drift_s
         self._draw = random.Random(seed)
@@ -61,36 +83,51 @@ class Load(threading.Thread):
         assert self.refused == 0
 
     def _write(self, made: Made) -> None:
-        key, value = made
-        if self._draw.random() < 0.01:
-            key, value = b"[1,[0]]", self._draw.choice([poison for poison in POISON if poison])
+        key, value, labels = made
+        number = b"%08x" % ((self._started + self.written) % 2**32)
+        poisoned = self._draw.random() < 0.01
+        if poisoned:
+            self._put(self._topic, b"[1,[0]]", self._draw.choice([poison for poison in POISON if poison]), 3)
+        else:
+            self._put(self._topic, key, value.replace(NUMBER, number), 3)
+        if self._labels is not None and not poisoned and self.written % LABELLED == 0:
+            self._late.append((key, labels.replace(NUMBER, number)))
+            if len(self._late) > LATE_RECORDS // LABELLED:
+                self._put(self._labels, *self._late.popleft(), 2)
+        self.written += 1
+
+    def _put(self, topic: str, key: bytes, value: bytes, partitions: int) -> None:
         while True:
             try:
-                self._producer.produce(self._topic, key=key, value=value, partition=self.written % 3,
+                self._producer.produce(topic, key=key, value=value, partition=self.written % partitions,
                                        on_delivery=self._delivered)  # fmt: skip
-                break
+                return
             except BufferError:
                 self._producer.poll(0.1)
-        self.written += 1
 
     def _delivered(self, error: object, _: object) -> None:
         self.refused += error is not None
 
     def _record(self, mean: float) -> Made:
         bad = [self._draw.randrange(EVENTS)] if self._draw.random() < 0.01 else []
-        events = [b"7" if index in bad else self._event(mean) for index in range(EVENTS)]
-        return json.dumps([EVENTS, bad]).encode(), b"[" + b",".join(events) + b"]"
+        made = [(b"7", b"7") if index in bad else self._event(index, mean) for index in range(EVENTS)]
+        events, labels = (b"[" + b",".join(each) + b"]" for each in zip(*made, strict=True))
+        return json.dumps([EVENTS, bad]).encode(), events, labels
 
-    def _event(self, mean: float) -> bytes:
+    def _event(self, index: int, mean: float) -> tuple[bytes, bytes]:
+        """An event and its label, which has nothing to do with its score while it drifts."""
         draw = self._draw
         features = {"x": round(draw.gauss(mean, 1), 4), "y": round(draw.lognormvariate(0, 1), 4),
                     "city": draw.choice(("Rome", "Paris", "Oslo"))}  # fmt: skip
-        return orjson.dumps({"model": draw.choice(MODELS), "features": features, "prediction": 1.0})
+        named = {"model": draw.choice(MODELS), "id": f"{NUMBER.decode()}-{index}"}
+        score = round(draw.random(), 3)
+        label = int(draw.random() < (0.5 if mean else score))
+        return orjson.dumps(named | {"features": features, "prediction": score}), orjson.dumps(named | {"label": label})
 
 
-def written_rows(address: str, ends: dict[TopicPartition, int]) -> tuple[Tally, Tally]:
+def written_rows(address: str, ends: dict[TopicPartition, int], labels: str | None) -> tuple[Tally, Tally]:
     """The rows below these offsets that are to be coded, and those to be rejected, by the keys of what really is on
-    the topic."""
+    the topics; labels under −1 − their partition."""
     import numpy as np
 
     valid, bad = Tally(), Tally()
@@ -107,6 +144,7 @@ def written_rows(address: str, ends: dict[TopicPartition, int]) -> tuple[Tally, 
             at, offset = message.partition(), message.offset()
             if offset >= ends[TopicPartition(message.topic(), at)]:
                 continue
+            at = -1 - at if message.topic() == labels else at
             valid.add(at, np.full(good.size, offset), good)
             for index in poisoned:
                 bad.add_row(at, offset, index)

@@ -104,7 +104,8 @@ def written(field: Arena) -> Tally:
 def test_a_catch_up_after_an_outage_raises_no_alert(arena: MakeArena, report: Report) -> None:
     """With one encoder. Several, one of which falls seconds behind, are put in order as far as `ordering.py` waits."""
     field = arena(
-        SEED, predictions=len(REGIONS), detection=DETECTION, models=[{"match": MODEL, "segment_by": ["region"]}],
+        SEED, predictions=len(REGIONS), labels=0, detection=DETECTION,
+        models=[{"match": MODEL, "segment_by": ["region"]}],
         kafka={"max_poll_records": 10_000}, worker={"commit_interval_s": 1.0, "state_bytes_per_s": 5_000_000},
     )  # fmt: skip
     topics, known = field.settings.topics, reference()

@@ -144,7 +144,7 @@ def _soak(field: Arena, wire: Wire, report: Report) -> None:
     oracle.start()
     theirs.close()  # so that its end is noticed
     gauges = Gauges(field)
-    load = Load(wire.node.address, topics.predictions, EVENTS_PER_S / EVENTS, SEED)
+    load = Load(wire.node.address, topics.predictions, EVENTS_PER_S / EVENTS, SEED, labels=topics.labels)
     soak = Soak(field, wire, SEED)
     for instance in ("a", "b", "c"):
         field.start(instance)
@@ -166,8 +166,8 @@ def _soak(field: Arena, wire: Wire, report: Report) -> None:
     field.work_for(2.0)
     gauges.stop()
     assert set(field.stop().values()) <= {0}
-    ends = field.ends(topics.predictions)
-    assert field.committed("encode", topics.predictions) == ends, "offsets are where the positions were"
+    ends = field.input_ends()
+    assert field.encoded() == ends, "offsets are where the positions were"
 
     orders.send(field.ends(topics.codes))
     assert orders.poll(PATIENCE_S), "the oracle does not answer"
@@ -199,7 +199,7 @@ def _soak(field: Arena, wire: Wire, report: Report) -> None:
 def compare(field: Arena, ends: Ends, expected: Found, coded: Tally) -> str:
     """Everything that was written against the input below `ends` and against the oracle; how much it was."""
     topics = field.settings.topics
-    valid, bad = written_rows(field.address, ends)
+    valid, bad = written_rows(field.address, ends, topics.labels)
     rejected = Tally()
     for (partition, offset, index), count in rejected_rows(field.settings, field.read(topics.rejects)).items():
         for _ in range(count):
@@ -220,7 +220,7 @@ def _caught_up(field: Arena, orders: object) -> bool:
     field.tend()
     topics = field.settings.topics
     try:
-        ends, encoded = field.ends(topics.predictions), field.committed("encode", topics.predictions)
+        ends, encoded = field.input_ends(), field.encoded()
         if any((encoded[at] or 0) < end for at, end in ends.items()):
             return False
         detected = field.committed("detect", topics.codes)

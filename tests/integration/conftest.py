@@ -21,9 +21,9 @@ from confluent_kafka import TopicPartition as ForeignPartition
 
 from scripts.kafka_node import KafkaNode
 from stream_monitor.broker.kafka import KafkaBroker
-from stream_monitor.broker.protocol import TopicPartition
+from stream_monitor.broker.protocol import TopicPartition, TopicSpec
 from stream_monitor.config import Settings, load
-from stream_monitor.demo import car_loan_production, car_loan_reference, event_of
+from stream_monitor.demo import car_loan_production, car_loan_reference, event_of, label_of
 from stream_monitor.errors import BrokerUnavailable
 from stream_monitor.events import Row
 from stream_monitor.reference import Reference
@@ -51,9 +51,12 @@ def production() -> list[Row]:
 
 
 class Deployment:
-    """One group on the test broker: its configuration file, its topics, and what runs."""
+    """One group on the test broker: its configuration file, its topics, and what runs. `labels`: partitions of their
+    topic; 0: there is none."""
 
-    def __init__(self, node: KafkaNode, directory: Path, reference: Reference | None, partitions: int) -> None:
+    def __init__(
+        self, node: KafkaNode, directory: Path, reference: Reference | None, partitions: int, labels: int = 0
+    ) -> None:
         self.name = f"t{uuid.uuid4().hex[:8]}"
         self.config = directory / "monitor.yaml"
         self.address = node.address
@@ -61,7 +64,8 @@ class Deployment:
             "kafka": {"bootstrap_servers": [node.address], "fetch_min_bytes": 1, "session_timeout_ms": 6000,
                       "heartbeat_interval_ms": 1000},
             "group": self.name,
-            "topics": {"predictions": f"{self.name}.predictions", "alerts": f"{self.name}.alerts", "partitions": 4},
+            "topics": {"predictions": f"{self.name}.predictions", "alerts": f"{self.name}.alerts", "partitions": 4,
+                       "labels": f"{self.name}.labels" if labels else None},
         }  # fmt: skip
         if reference is not None:
             (directory / "car-loan.json").write_bytes(reference.to_json())
@@ -71,6 +75,8 @@ class Deployment:
         self._broker = KafkaBroker(self.settings.kafka.to_settings())
         self._workers: list[subprocess.Popen[bytes]] = []
         self._directory = directory
+        if labels:  # first, so that they are not given the partitions of the predictions
+            self._broker.create_topics([TopicSpec(f"{self.name}.labels", labels)])
         self.command("topics", "create", "--with-predictions", str(partitions))
 
     def command(self, *arguments: str) -> str:
@@ -116,9 +122,26 @@ class Deployment:
             producer.poll(0)
         assert producer.flush(PATIENCE_S) == 0
 
+    def produce_labels(self, rows: list[Row], labels: dict[str, int], time_ms: int) -> None:
+        """Write the labels of rows with another client, on whatever partition."""
+        assert self.settings.topics.labels is not None
+        producer = ForeignProducer({"bootstrap.servers": self.address, "linger.ms": 5})
+        for row in rows:
+            producer.produce(self.settings.topics.labels, value=label_of(row, labels[row.id or ""], time_ms))
+            producer.poll(0)
+        assert producer.flush(PATIENCE_S) == 0
+
+    def kill_worker(self) -> None:
+        """The one that was started last, by SIGKILL."""
+        worker = self._workers.pop()
+        worker.kill()
+        worker.wait()
+
     def await_caught_up(self) -> None:
-        """Until every event is encoded, and every record of codes that this made is detected."""
-        for group, topic in (("encode", self.settings.topics.predictions), ("detect", self.settings.topics.codes)):
+        """Until every event and label is encoded, and every record of codes that this made is detected."""
+        topics = self.settings.topics
+        inputs = [("encode", topic) for topic in (topics.predictions, topics.labels) if topic is not None]
+        for group, topic in (*inputs, ("detect", topics.codes)):
             ends = self.ends(topic)
             await_(lambda g=group, e=ends: self.reached(g, e), f"the {group} group catches up")  # type: ignore[misc]
 
@@ -172,8 +195,8 @@ Deploy = Callable[..., Deployment]
 def deploy(kafka: KafkaNode, tmp_path: Path) -> Iterator[Deploy]:
     made: list[Deployment] = []
 
-    def make(reference: Reference | None = None, partitions: int = 6) -> Deployment:
-        made.append(Deployment(kafka, tmp_path, reference, partitions))
+    def make(reference: Reference | None = None, partitions: int = 6, labels: int = 0) -> Deployment:
+        made.append(Deployment(kafka, tmp_path, reference, partitions, labels))
         return made[-1]
 
     yield make

@@ -49,8 +49,9 @@ def rows(count: int, *, drift_at: int | None = None, seed: int = 1, model: str =
     ]  # fmt: skip
 
 
-def reference(model: str = MODEL) -> Reference:
-    return fit(rows(5_000, seed=99, model=model), StreamKey(model), FitOptions(season=Season.NONE, ordered=True))
+def reference(model: str = MODEL, segment_by: tuple[str, ...] = ()) -> Reference:
+    options = FitOptions(season=Season.NONE, ordered=True, segment_by=segment_by)
+    return fit(rows(5_000, seed=99, model=model), StreamKey(model), options)
 
 
 def message(topic: str, row: Row, partition: int | None = None, stamp_ms: int | None = None) -> Message:
