@@ -26,6 +26,8 @@ class State(StrEnum):
 
 
 class Severity(StrEnum):
+    BENIGN = "benign"
+    """Inputs that moved without a consequence for the predictions, see `lifecycle.py`."""
     INFO = "info"
     WARNING = "warning"
     CRITICAL = "critical"
@@ -37,6 +39,7 @@ class AlertKind(StrEnum):
     CONCEPT_DRIFT = "concept_drift"
     PERFORMANCE = "performance"
     CORRELATION_DRIFT = "correlation_drift"
+    INCIDENT = "incident"
     SCHEMA_CHANGE = "schema_change"
     SILENT = "silent"
     GAP = "gap"
@@ -168,12 +171,33 @@ class RelationFact(_Part):
 
 
 class Retrain(_Part):
-    """From when on the data is homogeneous again, and how many rows that was at this alert."""
+    """From when on the data is homogeneous again, and how many rows that was at this alert; of how many of them a label
+    has come (None: nobody counts), about one in 256 exact where they are many. `enough`: whether that is as many as
+    `retrain.min_rows` asks for: of rows with a label where labels come."""
 
     from_: Annotated[str, Field(alias="from")]
     rows: int
+    labelled: int | None = None
+    enough: bool = False
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class IncidentMember(_Part):
+    """An alert that is part of an incident, by its subject. `score`: effect, times importance where the reference has
+    one: what columns are ranked by. `effect`: the JS distance, or by how much a correlation changed."""
+
+    scope: str
+    kind: AlertKind
+    segment: str
+    column: str
+    role: str
+    open: bool
+    severity: Severity
+    onset: str
+    effect: float
+    importance: float | None = None
+    score: float
 
 
 class Gap(_Part):
@@ -234,6 +258,9 @@ class Alert(_Part):
     segments: Across | None = None
     estimated_performance: EstimatedPerformance | None = None
     relations: list[RelationFact] = []
+    importance: float | None = None
+    members: list[IncidentMember] = []
+    members_total: int | None = None
 
     @property
     def stream(self) -> StreamKey:

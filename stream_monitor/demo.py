@@ -231,7 +231,7 @@ def _holds(alert: Alert) -> bool:
 
 
 def _right(alerts: list[Alert]) -> bool:
-    columns = [alert for alert in alerts if alert.scope == "column" and alert.kind not in OUTCOMES]
+    columns = [alert for alert in alerts if alert.kind not in OUTCOMES and alert.scope != "model"]
     fired = {alert.column for alert in columns if alert.state is State.FIRING}
     in_time = all(minute(alert.detected.time) >= DRIFT_TIME for alert in alerts)
     outcomes = [_first(alerts, column) for column in ("absolute_error", "accuracy")]

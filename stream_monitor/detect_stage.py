@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from typing import Final
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from stream_monitor import gaps, model_state, status
+from stream_monitor import gaps, incident_state, model_state, status
 from stream_monitor import restoring as restores
 from stream_monitor import state as states
 from stream_monitor.alerts import Alert
@@ -31,6 +32,7 @@ from stream_monitor.codes import FIRST_BIN
 from stream_monitor.config import Settings
 from stream_monitor.errors import TransactionAborted, VersionUnknown, WireError
 from stream_monitor.feed import ReferenceFeed
+from stream_monitor.incidents import Incidents
 from stream_monitor.labels import LabelBatch, decode_label_batch, is_labels
 from stream_monitor.limits import PARTITION_MODELS, Birth, Roster
 from stream_monitor.model import Model, Report
@@ -153,7 +155,7 @@ class Held:
     `untold`: streams and models saved since their status was written, in turn; `shown`: streams that have one;
     `news`: status records of versions that appeared; `versions`: by model, the first codes offset of each.
     `touched`: rows came since the last commit. `roster`, `model_roster`: when each of its streams and models was let
-    in.
+    in. `incidents`: by model; `unsaved_incidents`: of models whose record is to be written with the next commit.
     `look_ms`: no stream falls silent or ends before, by the watermark.
     """
 
@@ -170,6 +172,8 @@ class Held:
     waiting: dict[StreamKey, Tracked] = field(default_factory=dict)
     models: dict[str, TrackedModel] = field(default_factory=dict)
     due: deque[Subject] = field(default_factory=deque)
+    incidents: dict[str, Incidents] = field(default_factory=dict)
+    unsaved_incidents: set[str] = field(default_factory=set)
     look_ms: int = LONG_AGO
     touched: bool = False
     ticked: bool = False
@@ -419,9 +423,23 @@ class DetectStage:
         limits = self._settings.input.limits
         streams, models = (Roster(limits.max_streams, limits.max_partition_streams) for _ in range(2))
         self._building[partition] = Held(clock, clock, streams, models)
+        self._take_incidents(self._building[partition], restoring)
         strange = restoring.group()
         if strange:
             log.warning("keys on the state topic that are not ours", partition=partition.partition, count=strange)
+
+    def _take_incidents(self, held: Held, restoring: Restoring) -> None:
+        for model, data in incident_state.of(restoring.records).items():
+            held.incidents[model] = self._factory.incidents(model)
+            try:
+                held.incidents[model].restore(incident_state.unpack(data))
+            except WireError as error:
+                self.counts.lost_states += 1
+                log.error("incidents unusable, open alerts are grouped no more", model=model, why=str(error))
+                held.unsaved_incidents.add(model)
+                continue
+            if data[4] != self._settings.worker.writes_version:
+                held.unsaved_incidents.add(model)
 
     def _build_streams(self) -> None:
         """Build streams from their records; a partition that has all of them goes on at its committed offset."""
@@ -615,6 +633,7 @@ class DetectStage:
         held.clock = held.clock.advance(tick, offset)
         held.clocks.append(held.clock)
         held.ticked = True
+        begin = len(self._alerts)
         for key in list(held.waiting):
             self._release(partition, held, held.waiting[key])
             if held.waiting[key].queue.first_offset is None:
@@ -624,6 +643,18 @@ class DetectStage:
                 self._release_model(partition, held, tracked)
         if held.clock.watermark_ms >= held.look_ms:
             self._look_for_silence(partition, held)
+        if len(self._alerts) > begin:
+            self._look_for_incidents(partition, held, begin)
+
+    def _look_for_incidents(self, partition: TopicPartition, held: Held, begin: int) -> None:
+        """What the alerts of this tick make of the incidents of their models; all of them are of this partition."""
+        alerts = [alert for _, alert in self._alerts[begin:]]
+        for model in dict.fromkeys(alert.model for alert in alerts):
+            if model not in held.incidents:
+                held.incidents[model] = self._factory.incidents(model)
+            alerts = held.incidents[model].among(alerts, partial(_inputs_of, held))
+            held.unsaved_incidents.add(model)
+        self._alerts[begin:] = [(partition, alert) for alert in alerts]
 
     def _look_for_silence(self, partition: TopicPartition, held: Held) -> None:
         """Streams whose time is up by the ticks fall silent, or end. What has been decided is in their states."""
@@ -785,11 +816,19 @@ class DetectStage:
             ]
         for partition, subject in sorted(self._urgent, key=lambda each: (each[0], isinstance(each[1], str), each[1])):
             self._save(batchful, partition, self._held[partition].tracked(subject))
+        for partition, held in sorted(self._held.items(), key=itemgetter(0)):
+            batchful.messages += self._incident_messages(partition, held)
         for partition, held in self._in_turn():
             self._save_due(batchful, partition, held, everything)
         for held in self._held.values():
             self._tell_status(batchful, held, everything)
         return batchful
+
+    def _incident_messages(self, partition: TopicPartition, held: Held) -> Iterator[Message]:
+        for model in sorted(held.unsaved_incidents):
+            version = self._settings.worker.writes_version
+            name, value = incident_state.pack(model, held.incidents[model].state(), version)
+            yield Message(self._settings.topics.state, name, value, partition.partition)
 
     def _tell_status(self, batchful: _Batchful, held: Held, everything: bool) -> None:
         """The status of streams and models that were saved since it was last told, each at most once a minute."""
@@ -890,6 +929,7 @@ class DetectStage:
             held.forget_version(key)
         for held in self._held.values():
             held.news.clear()
+            held.unsaved_incidents.clear()
         for _, alert in self._alerts:
             self.counts.alerts[f"{alert.kind}.{alert.state}"] += 1
             log.info("alert", state=alert.state.value, severity=alert.severity.value, stream=str(alert.stream),
@@ -925,6 +965,13 @@ class _Batchful:
     untold: list[tuple[Held, StreamKey]] = field(default_factory=list)
     """Streams that have ended, whose status is deleted."""
     bytes: int = 0
+
+
+def _inputs_of(held: Held, key: StreamKey) -> int:
+    """Features that a stream's reference watches, 0 if it is not here (a part of a stream has the whole's)."""
+    tracked = held.streams.get(key) or held.streams.get(key._replace(segment=""))
+    monitor = tracked.stream.monitor if tracked is not None else None
+    return monitor.inputs if monitor is not None else 0
 
 
 def _unsaved(held: Held, tracked: Tracked | TrackedModel, subject: Subject, from_offset: int) -> None:

@@ -72,7 +72,7 @@ class Verdict:
 
 def severity(policy: Lifecycle, psi: float, open_rows: int, before: Severity) -> Severity:
     """How grave: by effect and by duration; a lesser grade than `before` takes a clearly lesser effect."""
-    slack = {Severity.INFO: 1.0, Severity.WARNING: policy.relief, Severity.CRITICAL: policy.relief}[before]
+    slack = policy.relief if before in (Severity.WARNING, Severity.CRITICAL) else 1.0
     if psi >= policy.critical_psi * (slack if before is Severity.CRITICAL else 1.0):
         return Severity.CRITICAL
     if psi >= policy.warning_psi * slack or open_rows >= policy.info_rows:

@@ -123,6 +123,11 @@ class Monitor:
         self.relating = relating
 
     @property
+    def inputs(self) -> int:
+        """Features that are watched."""
+        return sum(column.role is Role.INPUT for column in self._columns)
+
+    @property
     def rows(self) -> int:
         return self.trail.rows
 
@@ -391,7 +396,7 @@ class Monitor:
                         direction=direction, alternative=alternative)
                 for name, (statistic, value, threshold, direction, alternative) in sorted(episode.findings.items())
             ],
-            effect=self._effect(episode.column, counts),
+            effect=self._effect(episode.column, counts), importance=column.importance,
             reference=ReferenceShare(
                 digest=self.entry.digest, origin=self.entry.reference.source.origin, n=column.n,
                 bins=display.labels, share=display.reference_share,

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from stream_monitor.alerts import Alert, State
+from stream_monitor.alerts import Alert, AlertKind, State
 from stream_monitor.batch import Batch, RawBatch
 from stream_monitor.book import FIRST_EPOCH, LEARNED_EPOCH, ReferenceBook, key_of
 from stream_monitor.coding import code
@@ -22,6 +22,7 @@ from stream_monitor.config import Settings
 from stream_monitor.encode import Binner
 from stream_monitor.encode_stage import binner_of, categorical, route
 from stream_monitor.events import Reject, Row, Shape
+from stream_monitor.incidents import Incidents
 from stream_monitor.inject import Injection, Injector, check
 from stream_monitor.model import Model
 from stream_monitor.ordering import OutcomeRun
@@ -105,6 +106,7 @@ class Replay:
         self._book = ReferenceBook(self._veil)
         self._streams: dict[StreamKey, Stream] = {}
         self._models: dict[str, Model] = {}
+        self._incidents: dict[str, Incidents] = {}
         self._binners: dict[str, Binner] = {}
         for reference in references:
             epoch = self._book.newest_epoch(reference.stream)
@@ -153,21 +155,29 @@ class Replay:
             self._publish(outcome.learned, LEARNED_EPOCH)
         if stream.monitor is not None:
             told.reference = stream.monitor.entry.reference
-        for alert in outcome.alerts:
+        alerts = [*outcome.alerts, *self._judged(batch)]
+        for alert in self._with_incidents(key, stream, alerts) if alerts else ():
+            if alert.kind is AlertKind.INCIDENT:
+                self._tell(self.summary.streams.get(StreamKey(alert.model, alert.version), told), alert)
+                continue
             self._tell(told if alert.stream == key else self._segment(alert.stream, stream), alert)
             if alert.stream != key:
                 continue
             self._find(key, alert, places.get((alert.detected.offset, alert.detected.index), told.rows))
-        self._judge(told, batch)
 
-    def _judge(self, told: StreamSummary, batch: Batch) -> None:
+    def _judged(self, batch: Batch) -> list[Alert]:
         """What the labels within the events say about the predictions."""
         run = OutcomeRun.of(batch, with_ids=False)
         if run is None:
-            return
+            return []
         model = self._models.setdefault(run.stream.model, self._factory.model(run.stream.model))
-        for alert in model.feed([run], [], self._book):
-            self._tell(told, alert)
+        return model.feed([run], [], self._book)
+
+    def _with_incidents(self, key: StreamKey, stream: Stream, alerts: list[Alert]) -> list[Alert]:
+        if key.model not in self._incidents:
+            self._incidents[key.model] = self._factory.incidents(key.model)
+        inputs = stream.monitor.inputs if stream.monitor is not None else 0
+        return self._incidents[key.model].among(alerts, lambda _: inputs)
 
     def _segment(self, key: StreamKey, whole: Stream) -> StreamSummary:
         """What is told of a segment; one that had no alert is not told of."""
@@ -214,7 +224,7 @@ class Replay:
 
     def _tell(self, told: StreamSummary, alert: Alert) -> None:
         self.summary.alerts += 1
-        column = told.columns.setdefault(alert.column, ColumnSummary())
+        column = told.columns.setdefault(alert.column or alert.kind, ColumnSummary())
         column.last = alert
         if alert.state is State.FIRING:
             column.fired += 1

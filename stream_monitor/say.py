@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from stream_monitor.alerts import Alert, Severity, State
 
-COLOURS: Final = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
+COLOURS: Final = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan", Severity.BENIGN: "dim"}
 MARKS: Final = {State.FIRING: "▲ firing", State.UPDATED: "● updated", State.RESOLVED: "✔ resolved"}
 
 INDENT: Final = "   "

@@ -42,6 +42,8 @@ MAX_CHUNKS: Final = 65_536
 MAX_DIMENSIONS: Final = 4
 MODEL_LETTERS: Final = frozenset("mpj")
 """Of keys that are a model's, see `model_state.py`."""
+INCIDENT_LETTER: Final = "i"
+"""Of the key of a model's incidents, see `incidents.py`."""
 MAX_UPDATES: Final = 64
 """Of one episode: each takes twice as many rows as the one before."""
 DTYPES: Final = frozenset({"|u1", "|b1", "<u2", "<i4", "<i8", "<f4", "<f8", "<u4"})
@@ -262,7 +264,7 @@ def group_records(records: Mapping[bytes, bytes]) -> tuple[dict[StreamKey, dict[
             letter, model, version, segment, number = msgspec.json.decode(raw_key, type=_key_type)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             letter, number = "", -1
-        if letter in MODEL_LETTERS:
+        if letter in MODEL_LETTERS or letter == INCIDENT_LETTER:
             continue
         if not 0 <= number < {"s": MAX_PARTS, "w": MAX_CHUNKS}.get(letter, 0):
             strange += 1

@@ -14,6 +14,7 @@ from stream_monitor.detectors.pairs import Pairs
 from stream_monitor.events import Row
 from stream_monitor.features import canonical
 from stream_monitor.fit import FitOptions, fit
+from stream_monitor.incidents import Incidents
 from stream_monitor.limits import WarmupBudget
 from stream_monitor.model import Model
 from stream_monitor.monitor import Monitor, Rules
@@ -58,6 +59,10 @@ class StreamFactory:
         waiting = Waiting(round(labels.horizon_hours * 3_600_000), labels.max_waiting)
         scored = model.detection.performance.enabled
         return Model(name, waiting, new_scoring=partial(self._scoring, model) if scored else None)
+
+    def incidents(self, name: str) -> Incidents:
+        rules = self.rules(self._settings.for_model(name))
+        return Incidents(name, rules.config_digest, rules.topic)
 
     def _scoring(self, model: ModelSettings, key: StreamKey) -> Scoring:
         detection = model.detection

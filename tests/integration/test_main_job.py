@@ -22,8 +22,14 @@ DRIFT_ROW = 25_000
 
 def check_alerts(alerts: list[dict[str, Any]], production: list[Row]) -> None:
     """Exactly the drifted columns, none before row 25,000, the onset of car_value within 300 rows of it."""
-    assert {alert["column"] for alert in alerts} == set(DRIFTED)
+    assert {alert["column"] for alert in alerts if alert["scope"] == "column"} == set(DRIFTED)
     assert not {alert["column"] for alert in alerts} & set(STABLE)
+    others = [alert for alert in alerts if alert["scope"] != "column"]
+    assert {(alert["scope"], alert["kind"], alert["state"]) for alert in others} == {
+        ("model", "incident", "firing"), ("model", "incident", "updated")
+    }  # fmt: skip
+    assert len({alert["episode"] for alert in others}) == 1
+    assert {member["column"] for member in others[-1]["members"]} <= set(DRIFTED)
     drift_ms = production[DRIFT_ROW].time_ms
     row_ms = production[1].time_ms - production[0].time_ms
     early = [
