@@ -172,8 +172,8 @@ class RelationFact(_Part):
 
 class Retrain(_Part):
     """From when on the data is homogeneous again, and how many rows that was at this alert; of how many of them a label
-    has come (None: nobody counts), about one in 256 exact where they are many. `enough`: whether that is as many as
-    `retrain.min_rows` asks for: of rows with a label where labels come."""
+    has come, where the alert is about outcomes (errors, metrics, incidents with those). `enough`: whether that is as
+    many as `retrain.min_rows` asks for: rows with a label, where those are counted."""
 
     from_: Annotated[str, Field(alias="from")]
     rows: int

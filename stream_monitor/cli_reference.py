@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 import typer
 
 from stream_monitor.cli_common import ConfigOption, Verbose, broker_of, prepare, wide_console
@@ -73,6 +74,13 @@ def build(
         bool,
         typer.Option("--unordered", help="The rows are shuffled: their order says nothing about that of the events."),
     ] = False,
+    importances: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", show_default=False,
+            help="How much the model leans on each feature, as JSON (`{\"age\": 0.4, …}`): incidents rank by it.",
+        ),
+    ] = None,
     time: Time = None,
     id: Id = None,
     prediction: Prediction = None,
@@ -81,7 +89,7 @@ def build(
     ignore: Ignore = None,
     config: ConfigOption = None,
     verbose: Verbose = 0,
-) -> None:
+) -> None:  # fmt: skip
     """Build a reference from training data: what every column looked like when the model was made.
 
     Reads the files more than once, and never holds them in memory. The best data is what the model was tested on, in
@@ -106,7 +114,8 @@ def build(
         raise ConfigError([Fault("--segment-by", ",".join(by), problem, f"name up to {MAX_SEGMENT_FEATURES}")])
     options = FitOptions(season=season if season == "auto" else Season(season), include=features.include,
                          exclude=features.exclude, kinds=features.kinds(), segment_by=by,
-                         ordered=False if unordered else None,
+                         ordered=False if unordered else None, importance=_importances(importances),
+                         relations=rules.detection.relations.enabled,
                          max_segments=max_segments or rules.max_segments)  # fmt: skip
     given = TableOptions(model, version, time, id, prediction, label, segment, ignore)
     with reading(files, given, settings, by) as reader:
@@ -121,8 +130,25 @@ def build(
             typer.echo(f"  segment: {part.name}, {part.rows:,} rows")
         for name, reason in sorted(reference.skipped.items()):
             typer.echo(f"  not watched: {name}: {reason}")
+        for name in sorted(options.importance.keys() - {column.name for column in reference.columns}):
+            typer.echo(f"  note: importance of {name}: no watched column is called that")
         for note in reference.source.notes:
             typer.echo(f"  note: {note}")
+
+
+def _importances(path: Path | None) -> dict[str, float]:
+    """Feature → how much the model leans on it; raises DataError."""
+    if path is None:
+        return {}
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a JSON object of feature → number: {error}") from error
+    if bad := [name for name, value in found.items() if not 0 <= value < float("inf")]:
+        raise DataError(f"{path}: importances are numbers from 0 on; {', '.join(sorted(bad))} is none")
+    return found
 
 
 def _paths(out: Path, references: list[Reference]) -> list[Path]:

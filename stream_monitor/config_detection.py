@@ -132,6 +132,15 @@ class PerformanceSection(Section):
         )
 
 
+class RetrainSection(Section):
+    """When the data since a drift began is worth retraining on."""
+
+    min_rows: int = Field(
+        default=5_000, ge=1,
+        description="Rows since the onset (of errors and metrics: rows with a label) that are enough.",
+    )  # fmt: skip
+
+
 class RelationsSection(Section):
     """Rank correlations of the inputs with the prediction, and among themselves."""
 
@@ -155,6 +164,7 @@ class DetectionSettings(Section):
     lifecycle: LifecycleSection = LifecycleSection()
     performance: PerformanceSection = PerformanceSection()
     relations: RelationsSection = RelationsSection()
+    retrain: RetrainSection = RetrainSection()
     silence: SilenceSection = SilenceSection()
 
     def silence_policy(self) -> Silence:

@@ -32,6 +32,7 @@ from stream_monitor.alerts import (
     State,
     alert_id,
 )
+from stream_monitor.lifecycle import ENOUGH
 from stream_monitor.reference import Role, StreamKey
 from stream_monitor.trail import Origin
 
@@ -118,6 +119,7 @@ class Incident(msgspec.Struct):
     told: int
     roles: list[str]
     severity: Severity
+    enough: bool = False
 
 
 class Group(msgspec.Struct):
@@ -145,17 +147,18 @@ class Incidents:
     groups: dict[str, Group] = field(default_factory=dict)
 
     def among(self, alerts: Sequence[Alert], inputs_of: InputsOf) -> list[Alert]:
-        """The alerts that were raised together, each followed by what it makes of the incidents."""
-        found: dict[int, list[Alert]] = {}
-        for place in _in_row_order(alerts):
-            alert = alerts[place]
-            if alert.kind in KINDS:
+        """The alerts that were raised together, by row, each followed by what it makes of the incidents; those of
+        other models are passed on."""
+        told: list[Alert] = []
+        for alert in _in_row_order(alerts):
+            told.append(alert)
+            if alert.kind in KINDS and alert.model == self.model:
                 group = self.groups.setdefault(alert.version, Group(alert.version))
                 group.inputs = inputs_of(alert.stream) or group.inputs
-                found[place] = self._take(group, alert)
+                told += self._take(group, alert)
                 if not group.members:
                     del self.groups[alert.version]
-        return [each for place, alert in enumerate(alerts) for each in (alert, *found.get(place, ()))]
+        return told
 
     def state(self) -> IncidentsState | None:
         """None where nothing is open."""
@@ -212,8 +215,8 @@ class Incidents:
             reason = f"severity {incident.severity} → {grave}"
         elif 2 * len(members) >= 3 * incident.told:
             reason = f"{len(members)} members, {incident.told} when last told"
-        elif alert.retrain is not None and alert.retrain.enough and alert.reason.endswith(ENOUGH):
-            reason = ENOUGH
+        elif not incident.enough and (worth := _worth(members, State.UPDATED)) is not None and worth.enough:
+            reason, incident.enough = ENOUGH, True
         if not reason:
             return []
         incident.told, incident.roles, incident.severity = len(members), roles, grave
@@ -240,7 +243,6 @@ class Incidents:
         text = self._text(group, members, best)
         if state is State.RESOLVED:
             text = f"All of what moved since {_minute(best.onset.time)} is over. {len(members)} alerts were part of it."
-        worth = [each.retrain for each in members if each.open and each.retrain is not None]
         return Alert(
             id=incident.id if state is State.FIRING else self._id(group, incident.number, state, by),
             episode=incident.id, scope="model", state=state, kind=AlertKind.INCIDENT, severity=incident.severity,
@@ -255,7 +257,7 @@ class Incidents:
                 index=by.detected.index, rows_since_onset=by.detected.rows_since_onset,
             ),
             members=[_listed(each) for each in members[:LISTED]], members_total=len(members),
-            retrain=_told(max(worth, key=lambda each: each.since)) if worth and state is not State.RESOLVED else None,
+            retrain=_worth(members, state),
         )  # fmt: skip
 
     def _text(self, group: Group, members: Sequence[Member], best: Member) -> str:
@@ -276,18 +278,18 @@ class Incidents:
         return alert_id(self.config_digest, "", "model", AlertKind.INCIDENT, stream, _name(number), state, row)
 
 
-ENOUGH: Final = "enough rows to retrain on"
-
-
-def _in_row_order(alerts: Sequence[Alert]) -> Iterable[int]:
-    """Places in the order of the rows that decided: so it does not matter which rows were fed together."""
+def _in_row_order(alerts: Sequence[Alert]) -> list[Alert]:
+    """In the order of the rows that decided, so that it does not matter which rows were fed together. Those of one
+    stream, and those about its outcomes, keep their order."""
     one = len({alert.detected.partition for alert in alerts}) <= 1
-
-    def row(place: int) -> tuple[str, int, int, int]:
-        at = alerts[place].detected
-        return ("" if one else at.time), at.partition, at.offset, at.index
-
-    return sorted(range(len(alerts)), key=row)
+    latest: dict[tuple[StreamKey, bool], tuple[int, int, int, int]] = {}
+    keys = []
+    for alert in alerts:
+        at, source = alert.detected, (alert.stream, alert.kind in OUTCOME_KINDS)
+        row = (0 if one else _ms(at.time), at.partition, at.offset, at.index)
+        latest[source] = max(row, latest.get(source, row))
+        keys.append(latest[source])
+    return [alerts[place] for place in sorted(range(len(alerts)), key=keys.__getitem__)]  # stable
 
 
 def _member(alert: Alert) -> Member:
@@ -317,8 +319,18 @@ def _member(alert: Alert) -> Member:
     )  # fmt: skip
 
 
-def _told(worth: Worth) -> Retrain:
-    return Retrain(from_=worth.since, rows=worth.rows, labelled=worth.labelled, enough=worth.enough)
+def _worth(members: Sequence[Member], state: State) -> Retrain | None:
+    """From the last of the onsets on, as of the members' last words; with labels if any of them counts labels."""
+    found = [each.retrain for each in members if each.open and each.retrain is not None]
+    if not found or state is State.RESOLVED:
+        return None
+    last = max(found, key=lambda each: each.since)
+    labelled = [each for each in found if each.labelled is not None]
+    told = max(labelled, key=lambda each: each.since) if labelled else None
+    return Retrain(
+        from_=last.since, rows=last.rows, labelled=told.labelled if told is not None else None,
+        enough=told.enough if told is not None else last.enough,
+    )  # fmt: skip
 
 
 def _together(one: Member, other: Member) -> bool:
@@ -397,7 +409,9 @@ def _number(count: int) -> str:
 
 
 def _ms(time: str) -> int:
-    return round(datetime.fromisoformat(time).timestamp() * 1_000)
+    """RFC 3339, also of years before 1000, → epoch milliseconds."""
+    year, _, rest = time.partition("-")
+    return round(datetime.fromisoformat(f"{year:0>4}-{rest}").timestamp() * 1_000)
 
 
 def _minute(time: str) -> str:

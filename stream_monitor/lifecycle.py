@@ -33,6 +33,9 @@ class Lifecycle:
     `warning_psi`, `critical_psi`: the population stability indexes people know.
     `relief`: the grade falls only when the effect is below this share of the threshold it had passed.
     `info_rows`: a drift too small for a warning becomes one after this many rows.
+    `benign_rows`: an input whose drift has lasted this many rows, while no prediction of the model and no relation of
+    an input with one has an open alert, is graded benign, however large its effect: the model says what it said.
+    Errors and metrics have alerts of their own, and an incident they belong to is never benign.
     """
 
     update_ratio: float = 1.5
@@ -41,6 +44,7 @@ class Lifecycle:
     critical_psi: float = 0.25
     relief: float = 0.7
     info_rows: int = 100_000
+    benign_rows: int = 1_000
 
 
 class Episode(msgspec.Struct):
@@ -60,6 +64,7 @@ class Episode(msgspec.Struct):
     reopenings: int = 0
     findings: dict[str, tuple[str, float, float, str, str]] = {}
     direction: str = ""
+    enough: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,17 @@ class Verdict:
     reason: str = ""
 
 
-def severity(policy: Lifecycle, psi: float, open_rows: int, before: Severity) -> Severity:
-    """How grave: by effect and by duration; a lesser grade than `before` takes a clearly lesser effect."""
+ENOUGH: Final = "enough rows to retrain on"
+"""The reason of an update that says so."""
+
+
+def severity(
+    policy: Lifecycle, psi: float, open_rows: int, before: Severity, *, felt: bool = True
+) -> Severity:  # fmt: skip
+    """How grave: by effect and by duration; a lesser grade than `before` takes a clearly lesser effect. `felt`: whether
+    what the model says may have changed with it."""
+    if not felt and open_rows >= policy.benign_rows:
+        return Severity.BENIGN
     slack = policy.relief if before in (Severity.WARNING, Severity.CRITICAL) else 1.0
     if psi >= policy.critical_psi * (slack if before is Severity.CRITICAL else 1.0):
         return Severity.CRITICAL

@@ -41,6 +41,7 @@ from stream_monitor.display import Display
 from stream_monitor.estimate import can_estimate, estimate
 from stream_monitor.heavy import HeavyNames
 from stream_monitor.lifecycle import (
+    ENOUGH,
     EXPLANATIONS,
     LEADERS,
     Episode,
@@ -83,6 +84,8 @@ class Rules:
     config_digest: str
     topic: str
     recovery: Recovery = RECOVERY
+    retrain_rows: int = 5_000
+    """Rows since the onset that are enough to retrain on."""
     worse_only: bool = False
     """A column that became smaller raises no alert: of errors."""
 
@@ -299,16 +302,31 @@ class Monitor:
     def _update(self, episode: Episode, row: int) -> list[Alert]:
         counts = self._window(episode, row)
         effect = self._effect(episode.column, counts)
-        grave = severity(self._rules.lifecycle, effect.psi, row - episode.opened_row, episode.severity)
+        open_rows, felt = row - episode.opened_row, self._felt(episode.column)
+        grave = severity(self._rules.lifecycle, effect.psi, open_rows, episode.severity, felt=felt)
+        enough = not episode.enough and self._enough(episode, row)
         verdict = update_due(self._rules.lifecycle, episode, row, effect.js_distance, grave)
         if verdict.publish:
             episode.severity, episode.js_distance, episode.updates = grave, effect.js_distance, episode.updates + 1
-        elif not (awaits_explanation(episode, row) and self._told(episode, row, counts).direction in EXPLANATIONS):
+        elif not enough and not (
+            awaits_explanation(episode, row) and self._told(episode, row, counts).direction in EXPLANATIONS
+        ):
             return []
-        episode.published_row = row
+        episode.published_row, episode.enough = row, episode.enough or enough
         identity = self._id(episode.column, State.UPDATED, row)
-        reason = verdict.reason or "what happened has become clear"
+        reason = ENOUGH if enough else verdict.reason or "what happened has become clear"
         return [self._alert(episode, State.UPDATED, row, counts, identity, reason)]
+
+    def _felt(self, column: int) -> bool:
+        """Whether the predictions may have moved with a column; only of an input can that be denied, where they are
+        watched."""
+        roles = [self._columns[each].role for each in self.episodes]
+        watched = any(each.role is Role.PREDICTION for each in self._columns)
+        related = self.relating is not None and self.relating.with_prediction
+        return self._columns[column].role is not Role.INPUT or not watched or Role.PREDICTION in roles or related
+
+    def _enough(self, episode: Episode, row: int) -> bool:
+        return row - episode.onset_row + 1 >= self._rules.retrain_rows
 
     def _told(self, episode: Episode, row: int, counts: npt.NDArray[np.int64]) -> Description:
         before = self._display(episode.column).reference_counts
@@ -403,10 +421,15 @@ class Monitor:
             ),
             current=CurrentShare(n=int(counts.sum()), share=display.share(counts)),
             estimated_performance=estimated,
-            retrain=Retrain(from_=rfc3339(onset.time_ms), rows=row - episode.onset_row + 1)
-            if state is not State.RESOLVED
-            else None,
+            retrain=self._retrain(episode, row) if state is not State.RESOLVED else None,
         )  # fmt: skip
+
+    def _retrain(self, episode: Episode, row: int) -> Retrain:
+        """Rows of errors are rows with a label, all of them."""
+        rows = row - episode.onset_row + 1
+        labelled = rows if self._columns[episode.column].role is Role.OUTCOME else None
+        since = rfc3339(Origin(*episode.onset).time_ms)
+        return Retrain(from_=since, rows=rows, labelled=labelled, enough=self._enough(episode, row))
 
     def _estimated(self, column: Column, counts: npt.NDArray[np.int64]) -> EstimatedPerformance | None:
         """Of a drifted score: how good predictions probably are, as long as no label says it."""

@@ -32,6 +32,7 @@ from stream_monitor.alerts import (
 from stream_monitor.detectors.pairs import BLOCK, KEPT, Pairs, Verdict
 from stream_monitor.errors import WireError
 from stream_monitor.events import DATES_MS
+from stream_monitor.lifecycle import ENOUGH
 from stream_monitor.reference import StreamKey
 from stream_monitor.trail import Origin, Trail
 
@@ -61,6 +62,7 @@ class RelationEpisode(msgspec.Struct):
     change: float
     published_row: int
     updates: int = 0
+    enough: bool = False
 
 
 class RelationsState(msgspec.Struct):
@@ -78,6 +80,7 @@ class Policy:
     topic: str
     update_ratio: float
     update_rows: int
+    retrain_rows: int
 
 
 class Relating:
@@ -185,6 +188,9 @@ class Relating:
             del self.episodes[subject]
             return [alert]
         change = verdicts[0].excess
+        if not episode.enough and self._enough(episode, row):
+            episode.enough = True
+            return [self._alert(subject, episode, State.UPDATED, trail, verdicts, ENOUGH)]
         if row - episode.published_row < self._policy.update_rows * 2**episode.updates:
             return []
         old, new = max(abs(episode.change), 0.02), max(abs(change), 0.02)
@@ -194,6 +200,14 @@ class Relating:
         episode.published_row, episode.updates = row, episode.updates + 1
         return [self._alert(subject, episode, State.UPDATED, trail, verdicts,
                             "effect grew" if new > old else "effect shrank")]  # fmt: skip
+
+    def _enough(self, episode: RelationEpisode, row: int) -> bool:
+        return row - episode.onset_row + 1 >= self._policy.retrain_rows
+
+    @property
+    def with_prediction(self) -> bool:
+        """Whether a relation with a prediction has an open alert."""
+        return any(subject != MATRIX for subject in self.episodes)
 
     def _returned(self, verdict: Verdict, change: float) -> bool:
         """Whether the rows since speak for no change against the one that fired, by odds of `RETURN_ODDS`."""
@@ -236,8 +250,8 @@ class Relating:
                 for v in verdicts[:1] if state is State.FIRING
             ],
             relations=facts,
-            retrain=Retrain(from_=rfc3339(onset.time_ms), rows=row - episode.onset_row + 1)
-            if state is not State.RESOLVED else None,
+            retrain=Retrain(from_=rfc3339(onset.time_ms), rows=row - episode.onset_row + 1,
+                            enough=self._enough(episode, row)) if state is not State.RESOLVED else None,
         )  # fmt: skip
 
     def _fact(self, verdict: Verdict) -> RelationFact:

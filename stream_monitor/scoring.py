@@ -27,6 +27,7 @@ from stream_monitor.alerts import (
     Finding,
     Onset,
     PerformanceFact,
+    Retrain,
     Severity,
     State,
     alert_id,
@@ -38,6 +39,7 @@ from stream_monitor.bets import Bet
 from stream_monitor.book import Entry
 from stream_monitor.encode import codes_of
 from stream_monitor.errors import WireError
+from stream_monitor.lifecycle import ENOUGH
 from stream_monitor.monitor import PANE_ROWS, Monitor
 from stream_monitor.outcomes import Values, joined
 from stream_monitor.performance import (
@@ -82,6 +84,7 @@ class ScoringRules:
     min_change: float
     min_change_relative: float
     limits: tuple[Limit, ...]
+    retrain_rows: int
     config_digest: str
     topic: str
 
@@ -95,6 +98,7 @@ class Broken(msgspec.Struct):
     onset: tuple[int, int, int, int]
     published_row: int
     updates: int = 0
+    enough: bool = False
 
 
 class GuardState(msgspec.Struct, frozen=True):
@@ -324,6 +328,9 @@ class Scoring:
             guard.broken = None
             guard.bet.clear()
             return [alert]
+        if not guard.broken.enough and self._enough(guard.broken, row):
+            guard.broken.enough = True
+            return [self._alert(guard, State.UPDATED, row, ENOUGH)]
         if row - guard.broken.published_row < UPDATE_ROWS * 2**guard.broken.updates:
             return []
         guard.broken.published_row, guard.broken.updates = row, guard.broken.updates + 1
@@ -375,7 +382,13 @@ class Scoring:
             signals=[Finding(detector="bet", statistic="log_e_value", value=float(f"{guard.bet.evidence:.6g}"),
                              threshold=float(f"{np.log(guard.bet.threshold):.6g}"), direction="worse")],
             performance=fact,
+            retrain=Retrain(from_=rfc3339(onset.time_ms), rows=row - broken.onset_row + 1,
+                            labelled=row - broken.onset_row + 1, enough=self._enough(broken, row))
+            if state is not State.RESOLVED else None,
         )  # fmt: skip
+
+    def _enough(self, broken: Broken, row: int) -> bool:
+        return row - broken.onset_row + 1 >= self.rules.retrain_rows
 
     def _id(self, guard: Guard, state: State, row: int) -> str:
         assert self.monitor is not None

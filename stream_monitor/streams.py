@@ -28,8 +28,6 @@ from stream_monitor.waiting import Waiting
 
 RELATIONS_SHARE: Final = 0.05
 """Of the whole stream's false-alarm budget, for the relations between its columns."""
-RELATIONS_SINCE: Final = 2
-"""Wire version from which on learned references have relations: older releases do not read such a document."""
 
 
 class StreamFactory:
@@ -45,8 +43,7 @@ class StreamFactory:
         model = self._settings.for_model(key.model)
         limits = self._settings.input.limits
         budget = WarmupBudget(limits.max_warmup_bytes, limits.max_streams)
-        relations = self._settings.worker.writes_version >= RELATIONS_SINCE
-        learn = partial(_fit, replace(fit_options(model, limits.max_columns), relations=relations))
+        learn = partial(_fit, fit_options(model, limits.max_columns))
         privacy = self._settings.privacy.raw
         make, make_segment = partial(self._monitor, model), partial(self._segment_monitor, model)
         return Stream(
@@ -71,6 +68,7 @@ class StreamFactory:
             window=performance.window, warmup=detection.warmup_events, alpha=0.5 / detection.budget_events,
             task=Task(performance.task) if performance.task != "auto" else None, min_change=performance.min_change,
             min_change_relative=performance.min_change_relative, limits=performance.user_limits(),
+            retrain_rows=detection.retrain.min_rows,
             config_digest=self.rules(model).config_digest, topic=self._settings.topics.predictions,
         )  # fmt: skip
         return Scoring(key, rules, partial(self._error_monitor, model))
@@ -89,7 +87,8 @@ class StreamFactory:
             return Monitor(key, entry, DetectorSet(entry.reference, detection.params(), budget_rows), self.rules(model))
         rules, policy = self.rules(model), detection.policy()
         pairs = Pairs(entry.reference, relations, RELATIONS_SHARE / budget_rows, detection.relations.min_change)
-        said = Policy(rules.config_digest, rules.topic, policy.update_ratio, policy.update_rows)
+        said = Policy(rules.config_digest, rules.topic, policy.update_ratio, policy.update_rows,
+                      detection.retrain.min_rows)  # fmt: skip
         detectors = DetectorSet(entry.reference, detection.params(), budget_rows / (1 - RELATIONS_SHARE))
         return Monitor(key, entry, detectors, rules, Relating(key, entry.digest, pairs, said))
 
@@ -105,7 +104,10 @@ class StreamFactory:
         """What decides for a model; computed once, the digest is a hash over all detection settings."""
         if model.match not in self._rules:
             detection = model.detection
-            self._rules[model.match] = Rules(detection.policy(), detection.digest(), self._settings.topics.predictions)
+            self._rules[model.match] = Rules(
+                detection.policy(), detection.digest(), self._settings.topics.predictions,
+                retrain_rows=detection.retrain.min_rows,
+            )  # fmt: skip
         return self._rules[model.match]
 
 
@@ -115,7 +117,7 @@ def fit_options(model: ModelSettings, most_columns: int = MAX_COLUMNS) -> FitOpt
     return FitOptions(
         season=Season.NONE, include=rules.include, exclude=rules.exclude,
         kinds=rules.kinds(), ordered=True, most_columns=most_columns, segment_by=model.segment_by,
-        max_segments=model.max_segments,
+        max_segments=model.max_segments, relations=model.detection.relations.enabled,
     )  # fmt: skip
 
 

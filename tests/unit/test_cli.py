@@ -381,6 +381,24 @@ def test_two_references_of_one_stream_are_not_published(run: Run, minimal: Path,
     assert f"{document}: is for credit-risk, and so is {document} (publish one of them)" in result.err
 
 
+def test_importances_are_in_the_reference_and_what_is_none_is_refused(run: Run, tmp_path: Path) -> None:
+    given, out = tmp_path / "importances.json", tmp_path / "reference.json"
+    train = tmp_path / "train.csv"
+    rng = np.random.default_rng(8)
+    lines = [f"{rng.normal(40, 9):.3f},{rng.normal():.3f},{rng.random():.4f}" for _ in range(400)]
+    train.write_text("age,income,score\n" + "\n".join(lines) + "\n")
+    build = ("reference", "build", train, "--model", "m", "--prediction", "score", "--out", out, "--importances", given)
+    given.write_text('{"age": 0.7, "incme": 0.1}')
+    result = run(*build)
+    assert result.code == 0, result.err
+    assert "importance of incme: no watched column is called that" in result.out
+    columns = {column["name"]: column.get("importance") for column in json.loads(out.read_text())["columns"]}
+    assert columns == {"age": 0.7, "income": None, "prediction": None}
+    for wrong in ("[1]", '{"age": -1}', '{"age": "much"}'):
+        given.write_text(wrong)
+        assert run(*build).code != 0
+
+
 # --- replay ---------------------------------------------------------------------------------------------------------
 
 
@@ -392,7 +410,9 @@ def test_a_replay_writes_alerts_as_lines_and_a_summary_for_people(run: Run, docu
     result = run("replay", drifted, *COLUMNS, "--reference", document)
     assert result.code == 0, result.err
     alerts = [json.loads(line) for line in result.out.splitlines()]
-    assert {alert["column"] for alert in alerts if alert["state"] == "firing"} == {"age", "region"}
+    fired = [alert for alert in alerts if alert["state"] == "firing"]
+    assert {alert["column"] for alert in fired if alert["scope"] == "column"} == {"age", "region"}
+    assert [alert["kind"] for alert in fired if alert["scope"] == "model"] == ["incident"]
     assert "400 events, 1 stream, " in result.err
     assert "age: drifting" in result.err
     assert "left out: 1 bad_line" in result.err

@@ -42,7 +42,7 @@ def test_a_stream_is_told_as_it_stands() -> None:
     assert told["false_alarm_days"] == pytest.approx(10_000_000 / 100 / 86_400, rel=0.01)
     assert told["columns"] == len(reference().columns)
     assert told["reference"] == {"digest": reference().digest(), "epoch": 1, "origin": "stream", "n": 5_000}
-    firing = {alert["column"]: alert["episode"] for alert in world.alerts() if alert["state"] == "firing"}
+    firing = {a["column"]: a["episode"] for a in world.alerts() if (a["state"], a["scope"]) == ("firing", "column")}
     assert {each["column"]: each["episode"] for each in told["open"]} == firing
     assert told["alerts_open"] == len(firing) > 0
 
