@@ -28,6 +28,8 @@ from stream_monitor.waiting import Waiting
 
 RELATIONS_SHARE: Final = 0.05
 """Of the whole stream's false-alarm budget, for the relations between its columns."""
+RELATIONS_SINCE: Final = 2
+"""Wire version from which on learned references have relations: older releases do not read such a document."""
 
 
 class StreamFactory:
@@ -43,13 +45,18 @@ class StreamFactory:
         model = self._settings.for_model(key.model)
         limits = self._settings.input.limits
         budget = WarmupBudget(limits.max_warmup_bytes, limits.max_streams)
-        learn = partial(_fit, fit_options(model, limits.max_columns))
+        learn = partial(_fit, self._learned_options(model, limits.max_columns))
         privacy = self._settings.privacy.raw
         make, make_segment = partial(self._monitor, model), partial(self._segment_monitor, model)
         return Stream(
             key, model.detection.warmup_events, make, make_segment, learn, budget, privacy, self._name_of,
             silence=model.detection.silence_policy(), topic=self._settings.topics.predictions,
         )  # fmt: skip
+
+    def _learned_options(self, model: ModelSettings, most_columns: int) -> FitOptions:
+        options = fit_options(model, most_columns)
+        known = self._settings.worker.writes_version >= RELATIONS_SINCE
+        return replace(options, relations=options.relations and known)
 
     def model(self, name: str) -> Model:
         labels, model = self._settings.labels, self._settings.for_model(name)
