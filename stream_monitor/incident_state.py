@@ -7,7 +7,6 @@ so no alert is taken twice, or never.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from math import isfinite
 from typing import Final
 
@@ -15,7 +14,7 @@ import msgspec
 
 from stream_monitor import wire
 from stream_monitor.errors import WireError
-from stream_monitor.incidents import MAX_MEMBERS, NONE, IncidentsState
+from stream_monitor.incidents import MAX_MEMBERS, NONE, IncidentsState, epoch_ms
 from stream_monitor.reference import StreamKey
 from stream_monitor.state import INCIDENT_LETTER, key
 
@@ -51,9 +50,10 @@ def unpack(data: bytes) -> IncidentsState:
 
 def _dated(time: str) -> bool:
     try:
-        return datetime.fromisoformat(time).tzinfo is not None
-    except ValueError:
+        epoch_ms(time)
+    except (ValueError, OverflowError):
         return False
+    return True
 
 
 def of(records: Mapping[bytes, bytes]) -> dict[str, bytes]:

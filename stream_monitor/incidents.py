@@ -286,7 +286,7 @@ def _in_row_order(alerts: Sequence[Alert]) -> list[Alert]:
     keys = []
     for alert in alerts:
         at, source = alert.detected, (alert.stream, alert.kind in OUTCOME_KINDS)
-        row = (0 if one else _ms(at.time), at.partition, at.offset, at.index)
+        row = (0 if one else epoch_ms(at.time), at.partition, at.offset, at.index)
         latest[source] = max(row, latest.get(source, row))
         keys.append(latest[source])
     return [alerts[place] for place in sorted(range(len(alerts)), key=keys.__getitem__)]  # stable
@@ -314,8 +314,8 @@ def _member(alert: Alert) -> Member:
     since = Since(at.time, at.earliest, at.event.partition, at.event.offset, at.event.index)
     return Member(
         alert.scope, alert.segment, alert.kind, alert.column, alert.role, alert.severity, since,
-        max(_ms(alert.detected.time) - _ms(at.time), 0), effect, alert.importance, said[:TEXT], outcome, estimate,
-        retrain=Worth(worth.from_, worth.rows, worth.labelled, worth.enough) if worth is not None else None,
+        max(epoch_ms(alert.detected.time) - epoch_ms(at.time), 0), effect, alert.importance, said[:TEXT], outcome,
+        estimate, retrain=Worth(worth.from_, worth.rows, worth.labelled, worth.enough) if worth is not None else None,
     )  # fmt: skip
 
 
@@ -334,7 +334,7 @@ def _worth(members: Sequence[Member], state: State) -> Retrain | None:
 
 
 def _together(one: Member, other: Member) -> bool:
-    apart = abs(_ms(one.onset.time) - _ms(other.onset.time))
+    apart = abs(epoch_ms(one.onset.time) - epoch_ms(other.onset.time))
     return apart <= max(one.delay_ms, other.delay_ms)
 
 
@@ -408,10 +408,13 @@ def _number(count: int) -> str:
     return WORDS[count] if count < len(WORDS) else f"{count:,}"
 
 
-def _ms(time: str) -> int:
-    """RFC 3339, also of years before 1000, → epoch milliseconds."""
+def epoch_ms(time: str) -> int:
+    """RFC 3339, also of years before 1000, → epoch milliseconds. Raises ValueError."""
     year, _, rest = time.partition("-")
-    return round(datetime.fromisoformat(f"{year:0>4}-{rest}").timestamp() * 1_000)
+    read = datetime.fromisoformat(f"{year:0>4}-{rest}")
+    if read.tzinfo is None:
+        raise ValueError(f"{time} is of no time zone")
+    return round(read.timestamp() * 1_000)
 
 
 def _minute(time: str) -> str:
