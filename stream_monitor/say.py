@@ -6,7 +6,7 @@ from typing import Final
 
 from rich.markup import escape
 
-from stream_monitor.alerts import Alert, Severity, State
+from stream_monitor.alerts import Alert, AlertKind, Severity, State
 
 COLOURS: Final = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan", Severity.BENIGN: "dim"}
 MARKS: Final = {State.FIRING: "▲ firing", State.UPDATED: "● updated", State.RESOLVED: "✔ resolved"}
@@ -22,9 +22,11 @@ def line(alert: Alert) -> str:
     """
     colour = "green" if alert.state is State.RESOLVED else COLOURS[alert.severity]
     head = f"{minute(alert.detected.time)}  [{colour}]{MARKS[alert.state]:<10} {alert.severity:<8}[/]"
-    since = "" if alert.state is State.RESOLVED else f"[dim]{escape(_since(alert))}:[/] "
+    dated = alert.state is State.RESOLVED or alert.kind is AlertKind.INCIDENT  # an incident's text says since when
+    since = "" if dated else f"[dim]{escape(_since(alert))}:[/] "
+    subject = alert.column or alert.kind
     told = escape(alert.summary.removeprefix(f"{alert.column}: "))
-    return f"{head}  {escape(str(alert.stream))}  [bold]{escape(alert.column)}[/]\n   {INDENT}{since}{told}"
+    return f"{head}  {escape(str(alert.stream))}  [bold]{escape(subject)}[/]\n   {INDENT}{since}{told}"
 
 
 def minute(time: str) -> str:
