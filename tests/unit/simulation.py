@@ -155,7 +155,7 @@ class Simulation:
         self._step_of_upgrade = 0 if upgrades else len(self.releases) - 1
         self._broker.create_topics(specs(base, predictions=draw.choice((1, 2, 3))))
         publish(self._broker, base.topics.references, "setup", references())
-        total, self._shares = (180, LONG) if self.seed % 10 == 0 else (64, SHORT)
+        total, self._shares = (180, LONG) if self.seed % 10 == 0 else (40, SHORT)
         if draw.random() < 0.3:
             self._write(draw.randint(10, 60))
         self._start("a", STAGES)
@@ -217,13 +217,13 @@ class Simulation:
         return self._event()
 
     def _event(self) -> dict[str, Any]:
-        """A stream drifts by three standard deviations after 40 rows, and is back after 80; w later."""
+        """A stream drifts by four standard deviations after 6 rows, and is back after 15; w later."""
         draw = self._random
         (stream,) = draw.choices(STREAMS, self._shares)
         self._stream_rows[stream] += 1
         model, version = stream
-        begin = WARMUP + 10 if model == "w" else 10
-        drift = 4.0 if begin <= self._stream_rows[stream] < begin + 12 else 0.0
+        begin = WARMUP + 6 if model == "w" else 6
+        drift = 4.0 if begin <= self._stream_rows[stream] < begin + 9 else 0.0
         self._events_made += 1
         features: dict[str, Any] = {"x": draw.gauss(drift, 1.0)} | ({"g": draw.choice("aab")} if model == "n" else {})
         event: dict[str, Any] = {"model": model, "version": version, "features": features}
