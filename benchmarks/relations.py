@@ -154,9 +154,9 @@ def flip(seeds: int) -> dict[str, Any]:
     entry, delays, others = entry_of(0), [], 0
     for seed in range(seeds):
         rng = np.random.default_rng(1_000 + seed)
-        before, after = world(rng, BEFORE), world(rng, AFTER, rho=-0.7)
-        fired = alerts_of(entry, rows_of(joined(before, after)))
-        found = [alert.detected.offset - BEFORE for alert in relations(fired)]
+        since = BEFORE + 10 * seed  # looks are at multiples of 200
+        fired = alerts_of(entry, rows_of(joined(world(rng, since), world(rng, AFTER, rho=-0.7))))
+        found = [alert.detected.offset - since for alert in relations(fired)]
         others += len(fired) - 1
         delays.append(found[0] if found else AFTER)
     return {"delay_median": median(delays), "delay_worst": max(delays), "delay_least": min(delays), "others": others}

@@ -35,6 +35,7 @@ from stream_monitor.alerts import (
 from stream_monitor.batch import Extra, Origins, Unknown
 from stream_monitor.book import Entry
 from stream_monitor.detectors.ensemble import DetectorSet
+from stream_monitor.detectors.pairs import EVERY
 from stream_monitor.detectors.recovery import REASONS, Reason, Recovery, decide, reopened
 from stream_monitor.detectors.signal import Signal
 from stream_monitor.display import Display
@@ -58,6 +59,8 @@ from stream_monitor.trail import FINE, Origin, Trail
 
 PANE_ROWS: Final = 100
 """Rows between two looks at recovery and updates; the histogram's pane."""
+LOOK_ROWS: Final = EVERY * PANE_ROWS
+"""Rows between two looks at the relations of columns."""
 CITED_ROWS: Final = FINE - PANE_ROWS
 """Rows since the onset that an alert's current distribution is taken from, at most: what the trail surely still has."""
 RESOLVED_ROWS: Final = 500
@@ -176,7 +179,7 @@ class Monitor:
 
     def _related(self) -> list[Alert]:
         """At the end of a pane: what the rows say about relations between columns."""
-        if self.relating is None:
+        if self.relating is None or self.rows % LOOK_ROWS:
             return []
         onsets = {column: episode.onset_row for column, episode in self.episodes.items()}
         ended = {column: row + 1 for column, (row, _) in self._past.items()}

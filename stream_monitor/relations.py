@@ -1,6 +1,6 @@
 """Alerts about relations: rank correlations of inputs with the prediction, and of the inputs among themselves. Pure.
 
-What has changed is decided by `detectors/pairs.py` at the end of every pane of 100 rows. A change of an input's
+What has changed is decided by `detectors/pairs.py` once every 200 rows. A change of an input's
 relation with a prediction is an alert of the pair; changes among inputs are one alert, of the matrix, that names them.
 """
 
@@ -29,7 +29,7 @@ from stream_monitor.alerts import (
     alert_id,
     rfc3339,
 )
-from stream_monitor.detectors.pairs import BLOCK, KEPT, Pairs, Verdict
+from stream_monitor.detectors.pairs import CLOSELY, KEPT, Pairs, Verdict
 from stream_monitor.errors import WireError
 from stream_monitor.events import DATES_MS
 from stream_monitor.lifecycle import ENOUGH
@@ -42,8 +42,6 @@ NAMED: Final = 5
 """Pairs that it names, at most."""
 WARNING, CRITICAL = 0.2, 0.5
 RETURN_ODDS: Final = 1e4
-LOOK_ROWS: Final = 5 * BLOCK
-"""Between two looks at an open alert."""
 OPEN: Final = 2**62
 MAX_UPDATES: Final = 64
 
@@ -107,7 +105,7 @@ class Relating:
             moved[column] = column in onsets
         row = trail.rows - 1
         alerts = []
-        if trail.rows % LOOK_ROWS == 0:
+        if trail.rows % CLOSELY == 0:
             for subject in sorted(self.episodes):
                 alerts += self._review(subject, trail, alike)
         verdicts = self.pairs.look(trail.ring, trail.rows, alike, moved, self._since)

@@ -1,6 +1,6 @@
 """`pairs`: has the rank correlation of two columns left that of the reference, beyond what their margins explain?
 
-Looked at once every 100 rows over the last 200, 400 and 900. A *screen* over all pairs comes first: correlations of the
+Looked at once every 200 rows over the last 200, 400 and 900. A *screen* over all pairs comes first: correlations of the
 reference's scores from sums over blocks of 100 rows (whole numbers, so exact on every machine, whatever the order of
 addition). A pair that stands out is *judged* on its rows:
 
@@ -50,6 +50,8 @@ Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
 BLOCK: Final = 100
+EVERY: Final = 2
+"""Blocks between two looks."""
 WINDOWS: Final = (2, 4, 9)
 """In blocks; the longest is what a trail holds for certain after a restart."""
 KEPT: Final = WINDOWS[-1]
@@ -57,6 +59,8 @@ FEWEST: Final = 100
 """Rows of a pair that have a place in both orders, for a judgement."""
 SCALE: Final = 16
 """Scores are rounded to sixteenths of a standard deviation."""
+CLOSELY: Final = 3 * EVERY * BLOCK
+"""Rows between two looks at pairs of columns that drift."""
 LOOSE: Final = 0.7
 """What part of a judgement's bar the screen asks for."""
 JOINT_SHARE: Final = 0.5
@@ -110,7 +114,7 @@ class Pairs:
             self.levels[i, : len(own)] = own
         self._scores = _scores(self.tables, self.pairs, self.levels)
         self._expected = _expected(self.tables, self._by_level(), self.pairs)
-        self._alpha = alpha * BLOCK / len(WINDOWS)
+        self._alpha = alpha * EVERY * BLOCK / len(WINDOWS)
         tests, inputs = max(int(self.with_prediction.sum()), 1), max(int(self.among_inputs.sum()), 1)
         self.bar = np.full(len(self.pairs), log(2 * tests / (self._alpha * (1 - JOINT_SHARE))))
         self.bar[self.among_inputs] = log(2 * inputs / (self._alpha * JOINT_SHARE / 2))
@@ -171,8 +175,8 @@ class Pairs:
         return own * trained / np.maximum(own + trained, 1e-9)
 
     def look(self, ring: Codes, rows: int, onsets: Rows, moved: npt.NDArray[np.bool_], since: Rows) -> list[Verdict]:
-        """At the end of a block, `rows` rows fed, the last 900 of them in the ring of codes (row r at r modulo its
-        length): the pairs that have changed, by pair.
+        """At the end of every second block, `rows` rows fed, the last 900 of them in the ring of codes (row r at r
+        modulo its length): the pairs that have changed, by pair.
 
         `onsets`, `moved`: `[columns of the reference]`, or empty where no column has moved: the row from which on a
         column's rows are alike, and whether it has an open drift. `since`: `[pairs]` rows before are not looked at.
@@ -183,7 +187,7 @@ class Pairs:
             unlike = moved | (onsets > rows - KEPT * BLOCK)
             either = np.logical_or(*unlike[self.places][self.pairs].T) if unlike.any() else either
         self._keep_up(ring, rows, either)
-        close = rows % (5 * BLOCK) == 0
+        close = rows % CLOSELY == 0
         for w, blocks in enumerate(WINDOWS):
             if rows < blocks * BLOCK:
                 break
@@ -253,20 +257,17 @@ class Pairs:
     def _keep_up(self, ring: Codes, rows: int, either: npt.NDArray[np.bool_]) -> None:
         """The sums of the blocks up to now, of those that are not here yet (all, after a restart), and the screen."""
         block = rows // BLOCK
-        if self._block != block - 1:
+        begin = block - EVERY
+        if self._block != begin:
             for sums in (self._products, self._sums, self._all_products, self._all_sums):
                 sums[:] = 0
-            for each in range(max(block - KEPT, 0), block - 1):
-                self._step(ring, each, either)
-        self._step(ring, block - 1, either)
-        self._block = block
-
-    def _step(self, ring: Codes, block: int, either: npt.NDArray[np.bool_]) -> None:
-        _step(
-            ring, block, self.places, self._scores, self._products, self._sums, self._all_products, self._all_sums,
-            self._expected, self._bounds, self._weights, self.among_inputs, either, self._squares, self._standing,
-            self._found, self._total,
+            begin = max(block - KEPT, 0)
+        _steps_on(
+            ring, begin, block, self.places, self._scores, self._products, self._sums, self._all_products,
+            self._all_sums, self._expected, self._bounds, self._weights, self.among_inputs, either, self._squares,
+            self._standing, self._found, self._total,
         )  # fmt: skip
+        self._block = block
 
 
 def _scores(tables: Floats, pairs: Rows, levels: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
@@ -304,13 +305,45 @@ def _sum_bar(matrix: Floats, x: float) -> float:
 
 
 @njit
-def _step(
-    ring: Any, block: int, places: Any, table: Any, products: Any, sums: Any, all_products: Any, all_sums: Any,
-    expected: Any, bounds: Any, weights: Any, among: Any, either: Any, squares: Any, standing: Any, found: Any,
-    total: Any,
+def _steps_on(
+    ring: Any, begin: int, stop: int, places: Any, table: Any, products: Any, sums: Any, all_products: Any,
+    all_sums: Any, expected: Any, bounds: Any, weights: Any, among: Any, either: Any, squares: Any, standing: Any,
+    found: Any, total: Any,
 ) -> None:  # fmt: skip
-    """Move all windows on by a block; then, by window, the pairs that stand out, all squares, and the sum of those of
-    steady pairs of inputs. Sums of products fill the lower triangle."""
+    """Move all windows on by blocks; then, by window, the pairs that stand out, all squares, and the sum of those of
+    steady pairs of inputs."""
+    for block in range(begin, stop):
+        _move(ring, block, places, table, products, sums, all_products, all_sums)
+    count = len(places)
+    mean, size = np.empty(count), np.empty(count)
+    for w, blocks in enumerate(WINDOWS):
+        each = 1.0 / (blocks * BLOCK)
+        for i in range(count):
+            mean[i] = all_sums[w, i] * each
+            variance = all_products[w, i, i] * each - mean[i] ** 2
+            size[i] = 1 / np.sqrt(variance) if variance > LEAST_VARIANCE else 0.0
+        pair = out = 0
+        summed = 0.0
+        for i in range(count):
+            for j in range(i + 1, count):
+                r = (all_products[w, j, i] * each - mean[i] * mean[j]) * size[i] * size[j]
+                away = r - expected[pair] if size[i] * size[j] > 0 else 0.0
+                square = weights[w, pair] * away * away
+                squares[w, pair] = square
+                if among[pair] and not either[pair]:
+                    summed += square
+                if away < bounds[0, w, pair] or away > bounds[1, w, pair]:
+                    standing[w, out] = pair
+                    out += 1
+                pair += 1
+        found[w], total[w] = out, summed
+
+
+@njit
+def _move(
+    ring: Any, block: int, places: Any, table: Any, products: Any, sums: Any, all_products: Any, all_sums: Any
+) -> None:  # fmt: skip
+    """One block into all windows, and the oldest of each out. Sums of products fill the lower triangle."""
     count, slot = len(places), block % KEPT
     for w, blocks in enumerate(WINDOWS):
         old = (block - blocks) % KEPT
@@ -330,31 +363,11 @@ def _step(
             sums[slot, i] += value
             for j in range(i + 1):
                 line[j] += value * own[j]
-    mean, size = np.empty(count), np.empty(count)
-    for w, blocks in enumerate(WINDOWS):
-        each = 1.0 / (blocks * BLOCK)
+    for w in range(len(WINDOWS)):
         for i in range(count):
             all_sums[w, i] += sums[slot, i]
             for j in range(i + 1):
                 all_products[w, i, j] += products[slot, i, j]
-            mean[i] = all_sums[w, i] * each
-            variance = all_products[w, i, i] * each - mean[i] ** 2
-            size[i] = 1 / np.sqrt(variance) if variance > LEAST_VARIANCE else 0.0
-        pair = out = 0
-        summed = 0.0
-        for i in range(count):
-            for j in range(i + 1, count):
-                r = (all_products[w, j, i] * each - mean[i] * mean[j]) * size[i] * size[j]
-                away = r - expected[pair] if size[i] * size[j] > 0 else 0.0
-                square = weights[w, pair] * away * away
-                squares[w, pair] = square
-                if among[pair] and not either[pair]:
-                    summed += square
-                if away < bounds[0, w, pair] or away > bounds[1, w, pair]:
-                    standing[w, out] = pair
-                    out += 1
-                pair += 1
-        found[w], total[w] = out, summed
 
 
 @njit
