@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -56,19 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--scale", type=float, default=1.0, help="of the parts that need no broker: rows, columns, seconds"
     )
     asked = parser.parse_args(arguments)
-    figures: list[Figure] = []
+    how = "python -m benchmarks.throughput " + " ".join(arguments or sys.argv[1:])
     for part in asked.only:
         if part not in ON_KAFKA:
-            figures += _told(_offline(part, asked))
+            write(_told(_offline(part, asked)), how)
     if ON_KAFKA.intersection(asked.only):
         with tempfile.TemporaryDirectory() as directory:
             node = KafkaNode(Path(directory), free_port())
             node.start()
             try:
-                figures += _on_kafka(node.address, asked)
+                for figures in _on_kafka(node.address, asked):
+                    write(_told(figures), how)  # part by part: one that fails must not take the others' figures along
             finally:
                 node.stop()
-    write(figures, "python -m benchmarks.throughput " + " ".join(arguments or sys.argv[1:]))
     return 0
 
 
@@ -87,26 +87,29 @@ def _offline(part: str, asked: argparse.Namespace) -> list[Figure]:
             return start.measure(asked.runs)
 
 
-def _on_kafka(address: str, asked: argparse.Namespace) -> list[Figure]:
-    figures: list[Figure] = []
+def _on_kafka(address: str, asked: argparse.Namespace) -> Iterator[list[Figure]]:
+    """The figures of each part asked for."""
     rate = 20_000.0
     if "main" in asked.only:
+        figures = []
         for shape, (_, per_record) in SHAPES.items():
             runs = _compare(address, shape, per_record, asked)
-            figures += _told(_main_figures(shape, runs))
+            figures += _main_figures(shape, runs)
             if shape == "single":
                 rate = median(map(_rate, runs["main"]))
+        yield figures
     if "profile" in asked.only:
+        figures = []
         for shape, (case, per_record) in SHAPES.items():
             _fill(address, f"profile-{shape}", asked.events, per_record)
             told = [_process("profile", address, f"profile-{shape}", asked.events, per_record)
                     for _ in range(min(asked.runs, 3) + 1)]  # fmt: skip
-            figures += _told(_profile_figures(case, told[1:]))
+            figures += _profile_figures(case, told[1:])
+        yield figures
     if "scaling" in asked.only:
-        figures += _told(scaling.measure(address, min(asked.runs, 3), 3 * asked.events))
+        yield scaling.measure(address, min(asked.runs, 3), 3 * asked.events)
     if "latency" in asked.only:
-        figures += _told(latency.measure(address, rate / 2, 20.0))
-    return figures
+        yield latency.measure(address, rate / 2, 20.0)
 
 
 def _compare(address: str, topic: str, per_record: int, asked: argparse.Namespace) -> dict[str, list[Told]]:

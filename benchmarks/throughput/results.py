@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -61,12 +62,20 @@ def write(figures: Sequence[Figure], how: str) -> None:
     kept = [record for record in _read() if record["test"] not in measured]
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
     load = os.getloadavg()[2]
-    stamp = f"`{how}`, {now} UTC, load average {load:.1f} before and during it"
+    stamp = f"`{how}` at {_commit()}, {now} UTC, load average {load:.1f} before and during it"
     fresh = [{**figure.record(), "measured": stamp} for figure in figures]
     order = list(PARTS)
     records = sorted(kept + fresh, key=lambda record: order.index(str(record["test"])))
     JSON.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     JSON.with_suffix(".md").write_text("\n".join(_lines(records)) + "\n")
+
+
+def _commit() -> str:
+    """Of the tree that was measured."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=HOME, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "an unknown commit"
 
 
 def _read() -> list[dict[str, object]]:
