@@ -423,6 +423,7 @@ class EncodeStage:
 
     def _lags(self, partition: TopicPartition) -> bool:
         end = self._consumer.end_seen(partition)
+        end = self._ends.get(partition) if end is None else end
         return end is None or self._consumer.position(partition) < end
 
     def _regulate(self) -> None:
@@ -454,8 +455,11 @@ class EncodeStage:
         if now_s - self._last_lag_check_s >= LAG_CHECK_S:
             self._last_lag_check_s = now_s
             self._lag = self._codes_lag()
-            # Nothing is fetched from what is paused, so its end would not be heard of.
-            self._ends = {partition: end for partition, (_, end) in self._consumer.bounds(self._paused).items()}
+            # Nothing is fetched from what is paused, and a fetch does not tell the end of a partition that was given
+            # back after a lost session and has nothing new: neither end would be heard of.
+            unheard = {each for each in self._consumer.assignment() if self._consumer.end_seen(each) is None}
+            asked = self._consumer.bounds(self._paused | unheard)
+            self._ends = {partition: end for partition, (_, end) in asked.items()}
         throttled = self._lag > (most // 4 if self._throttled else most // 2)
         if throttled != self._throttled:
             log.warning("encoding held back" if throttled else "encoding goes on", codes_lag=self._lag)

@@ -271,6 +271,25 @@ def test_the_lag_of_an_encoder_that_holds_back_is_told() -> None:
     assert sum(stage.levels().lag.values()) == 1_000
 
 
+def test_a_quiet_partition_whose_end_no_fetch_has_told_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a lost session, where a fetch tells only of partitions with something new: it holds nothing back, and
+    is told as held and read to its end."""
+    world = World(partitions=2, references=[REFERENCE])
+    worker = world.worker()
+    stage = worker.encode
+    assert stage is not None
+    assert worker.detect is not None
+    world.write(rows(200), 0)
+    world.settle(worker)
+    quiet, seen = TopicPartition(world.base.topics.predictions, 1), stage._consumer.end_seen
+    monkeypatch.setattr(stage._consumer, "end_seen", lambda at: None if at == quiet else seen(at), raising=False)
+    world.turn(worker, rounds=3, step_s=1.1)
+    assert stage.levels().lag == {quiet: 0, quiet._replace(partition=0): 0}
+    world.write(rows(100, first=200), 0, live=True)
+    world.turn(worker, rounds=5, step_s=0.5)
+    assert worker.detect.counts.rows == 300, "not waited for"
+
+
 def test_what_waits_to_be_encoded_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large records on one partition, while another lags and has to be waited for."""
     monkeypatch.setattr(encode_stage, "BUFFERED_BYTES", 4_000_000)
