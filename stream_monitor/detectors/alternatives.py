@@ -76,6 +76,15 @@ class Layout:
     def width(self) -> int:
         return len(self.alternatives)
 
+    @property
+    def full(self) -> int:
+        """How many of them, in whole lanes, may say something else of every code; those behind speak of one special
+        code, or of all of them, and say much the same of all others."""
+        if not self.ordered:
+            return self.width
+        first = next((k for k, alternative in enumerate(self.alternatives) if alternative.codes), self.width)
+        return -(-first // LANES) * LANES
+
 
 LOCATIONS: Final = ((0.12, 0.09), (0.25, 0.08), (0.5, 0.06), (1.0, 0.055), (2.0, 0.04))
 SCALES: Final = ((0.5, 0.05), (0.75, 0.03), (1.4, 0.06), (2.0, 0.06))

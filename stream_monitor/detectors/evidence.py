@@ -112,7 +112,8 @@ class Evidence:
         ratios = self.ratios
         count = _advance(
             codes, strata, first_row, self.params.pane_rows, self._threshold, self._hazards,
-            self.tables.widths, ratios.widths, ratios.first, ratios.base, ratios.table,
+            self.tables.widths, ratios.widths, ratios.first, ratios.full, ratios.base, ratios.rest, ratios.kind_base,
+            ratios.kinds, ratios.table,
             ratios.repeat_base, ratios.repeat, ratios.no_repeat,
             self._weights, self._repeat_weights, ratios.half, ratios.weaker, self._evidence, self._halves, self._cusum,
             self._age, self._previous, self._pending, self._back, self.engaged, self.return_row, found, values,
@@ -183,10 +184,8 @@ class Evidence:
 
     def _steps(self, column: int, codes: Codes, strata: Strata) -> npt.NDArray[np.float64]:
         """`[rows, alternatives]` log-likelihood ratios."""
-        width = int(self.ratios.widths[column])
-        known = np.where(codes < self.tables.widths[column], codes, INVALID).astype(np.int64)
-        starts = self.ratios.base[strata, column] + known * width
-        steps: npt.NDArray[np.float64] = np.log(self.ratios.table[starts[:, None] + np.arange(width)], dtype=np.float64)
+        known = np.where(codes < self.tables.widths[column], codes, INVALID)
+        steps: npt.NDArray[np.float64] = np.log(self.ratios.at(strata, column, known), dtype=np.float64)
         return steps
 
     def _own(self, column: int) -> slice:
@@ -247,7 +246,8 @@ _STATE: Final = {
 @njit
 def _advance(
     codes: Any, strata: Any, first_row: int, pane_rows: int, threshold: Any, hazards: Any,
-    code_widths: Any, widths: Any, firsts: Any, base: Any, table: Any, repeat_base: Any, repeat: Any, no_repeat: Any,
+    code_widths: Any, widths: Any, firsts: Any, fulls: Any, base: Any, rest: Any, kind_base: Any, kinds: Any,
+    table: Any, repeat_base: Any, repeat: Any, no_repeat: Any,
     weights: Any, repeat_weights: Any, half: Any, weaker: Any, evidence: Any, halves: Any, cusum: Any, ages: Any,
     previous: Any, pending: Any, back: Any, engaged: Any, return_row: Any, found: Any, values: Any,
 ) -> int:  # fmt: skip
@@ -257,13 +257,14 @@ def _advance(
     lives apart from the others, which the compiler handles eight at a time.
     """
     count = 0
-    pairs, starts = np.empty(len(codes), dtype=np.float32), np.empty(len(codes), dtype=np.int64)
+    pairs, ratios = np.empty(len(codes), dtype=np.float32), np.empty((len(codes), widths.max()), dtype=np.float32)
     for column in range(codes.shape[1]):
         width, first = widths[column], firsts[column]
         own, weight = evidence[first : first + width], weights[first : first + width]
         _look_up(
-            codes[:, column], strata, previous, column, code_widths[column], width, base[:, column],
-            repeat_base[:, column], repeat, no_repeat[column], starts, pairs,
+            codes[:, column], strata, previous, column, code_widths[column], width, fulls[column], base[:, column],
+            rest[:, column], kind_base[:, column], kinds, table, repeat_base[:, column], repeat, no_repeat[column],
+            ratios, pairs,
         )  # fmt: skip
         i = 0
         if not engaged[column]:
@@ -271,7 +272,7 @@ def _advance(
             if pending[column]:
                 stop = min(stop, -first_row % pane_rows)
             cu, age = cusum[first : first + width], ages[first : first + width]
-            i, total = _hunt(stop, starts, pairs, table, weight, repeat_weights[column], threshold, own, cu, age)
+            i, total = _hunt(stop, ratios, pairs, weight, repeat_weights[column], threshold, own, cu, age)
             if total > 0:
                 best = _strongest(own)
                 found[count, 0], found[count, 1] = first_row + i - 1, column
@@ -292,7 +293,7 @@ def _advance(
                 age[:] = 0
         if engaged[column]:
             _follow(
-                i, first_row, starts, pairs, table, weight, repeat_weights[column], half[first : first + width],
+                i, first_row, ratios, pairs, weight, repeat_weights[column], half[first : first + width],
                 weaker[first : first + width], hazards, own, halves[first : first + width], column, back, return_row,
             )  # fmt: skip
     return count
@@ -300,17 +301,22 @@ def _advance(
 
 @njit
 def _look_up(
-    codes: Any, strata: Any, previous: Any, column: int, code_width: int, width: int, base: Any, repeat_base: Any,
-    repeat: Any, no_repeat: Any, starts: Any, pairs: Any,
+    codes: Any, strata: Any, previous: Any, column: int, code_width: int, width: int, full: int, base: Any, rest: Any,
+    kind_base: Any, kinds: Any, table: Any, repeat_base: Any, repeat: Any, no_repeat: Any, ratios: Any, pairs: Any,
 ) -> None:  # fmt: skip
-    """Where each row's ratios start, and its ratio for `repeat`."""
+    """Each row's ratios, those of its code and those that codes share put together, and its ratio for `repeat`."""
     last = previous[column]
     for i in range(len(codes)):
         code = codes[i]
         if code >= code_width:  # not of this reference: never read beyond the table
             code = INVALID
         stratum = strata[i]
-        starts[i] = base[stratum] + code * width
+        own, shared = base[stratum] + code * full, rest[stratum] + kinds[kind_base[stratum] + code] * (width - full)
+        row = ratios[i]
+        for k in range(0, full, 8):
+            _copy_lanes(table[own + k : own + k + 8], row[k : k + 8])
+        for k in range(0, width - full, 8):
+            _copy_lanes(table[shared + k : shared + k + 8], row[full + k : full + k + 8])
         pairs[i] = repeat[repeat_base[stratum] + code] if code == last else no_repeat
         if last == NO_CODE:
             pairs[i] = np.float32(1.0)
@@ -319,9 +325,17 @@ def _look_up(
 
 
 @njit
+def _copy_lanes(source: Any, target: Any) -> None:
+    """Eight values; all are read before any is written, so that the compiler can move them at once."""
+    a, b, c, d = source[0], source[1], source[2], source[3]
+    e, f, g, h = source[4], source[5], source[6], source[7]
+    target[0], target[1], target[2], target[3] = a, b, c, d
+    target[4], target[5], target[6], target[7] = e, f, g, h
+
+
+@njit
 def _hunt(
-    stop: int, starts: Any, pairs: Any, table: Any, weight: Any, repeat_weight: Any, threshold: Any,
-    sr: Any, cu: Any, age: Any,
+    stop: int, ratios: Any, pairs: Any, weight: Any, repeat_weight: Any, threshold: Any, sr: Any, cu: Any, age: Any,
 ) -> tuple[int, Any]:  # fmt: skip
     """Feed rows up to `stop` or to the first that fires: how many were fed, and the evidence if it fired, else 0."""
     one = np.float32(1.0)
@@ -329,9 +343,8 @@ def _hunt(
     sr[0], cu[0], age[0] = np.float32(0.0), one, 0
     fed, fired = 0, np.float32(0.0)
     while fed < stop:
-        start, pair = starts[fed], pairs[fed]
+        ratio, pair = ratios[fed, : len(sr)], pairs[fed]
         fed += 1
-        ratio = table[start : start + len(sr)]
         repeated = (repeated + repeat_weight) * pair
         repeated_cusum *= pair
         repeated_age += 1
@@ -353,7 +366,7 @@ def _hunt(
 
 @njit
 def _follow(
-    i: int, first_row: int, starts: Any, pairs: Any, table: Any, weight: Any, repeat_weight: Any, half: Any,
+    i: int, first_row: int, ratios: Any, pairs: Any, weight: Any, repeat_weight: Any, half: Any,
     weaker: Any, hazards: Any, posterior: Any, halves: Any, column: int, back: Any, return_row: Any,
 ) -> None:  # fmt: skip
     """The forward filter of an open episode over rows `i` and on; `back` is the posterior of the reference."""
@@ -363,8 +376,8 @@ def _follow(
     normal, returned = back[column], return_row[column]
     repeated = posterior[0]
     posterior[0] = np.float32(0.0)
-    for j in range(i, len(starts)):
-        ratio = table[starts[j] : starts[j] + len(posterior)]
+    for j in range(i, len(pairs)):
+        ratio = ratios[j, : len(posterior)]
         for k in range(len(posterior)):
             posterior[k] *= ratio[k]
         if halved > 0:  # not yet ruled out

@@ -1,7 +1,7 @@
 """From a reference to stacked arrays: probabilities, mid-ranks and likelihood ratios by column, stratum and code.
 
 All detectors of a stream share one `Tables`; equal tables of columns, and of streams with equal references, are kept
-once. The ratios are float32: 10 KB a numeric column.
+once. The ratios are float32: 8 KB a numeric column.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -131,7 +131,9 @@ class Ratios:
     """Likelihood ratios of a stream, ragged: column c has `widths[c]` alternatives, its first at `first[c]`.
 
     `table`: float32; the ratio of alternative k at code x of column c in stratum s is
-    `table[base[s, c] + x · widths[c] + k]`. Number 0 is `repeat`, which looks at two rows:
+    `table[base[s, c] + x · full[c] + k]` for k below `full[c]`; the others say the same of most codes, and have one row
+    for all of those: `table[rest[s, c] + kinds[kind_base[s, c] + x] · (widths[c] − full[c]) + k − full[c]]`. Number 0
+    is `repeat`, which looks at two rows:
     `repeat[repeat_base[s, c] + x]` where the code x repeats, else `no_repeat[c]`. `weights`: `[Σ widths]`, sum 1 a
     column but for what overshoot allows. `gain`: `[Σ widths]` expected growth a row of log-evidence under the
     alternative itself. `half`: `[Σ widths]` 1/E√ratio under the reference, less its doubt, which makes √ratio the
@@ -142,7 +144,11 @@ class Ratios:
     layouts: tuple[Layout, ...]
     widths: npt.NDArray[np.int64]
     first: npt.NDArray[np.int64]
+    full: npt.NDArray[np.int64]
     base: npt.NDArray[np.int64]
+    rest: npt.NDArray[np.int64]
+    kind_base: npt.NDArray[np.int64]
+    kinds: npt.NDArray[np.uint8]
     table: npt.NDArray[np.float32]
     repeat_base: npt.NDArray[np.int64]
     repeat: npt.NDArray[np.float32]
@@ -151,6 +157,16 @@ class Ratios:
     gain: npt.NDArray[np.float32]
     half: npt.NDArray[np.float32]
     weaker: npt.NDArray[np.int64]
+
+    def at(self, strata: npt.NDArray[Any], column: int, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """`[rows, alternatives]` of rows with these codes (of the column's own)."""
+        width, full = int(self.widths[column]), int(self.full[column])
+        codes = codes.astype(np.int64)
+        kinds = self.kinds[self.kind_base[strata, column] + codes].astype(np.int64)
+        own = (self.base[strata, column] + codes * full)[:, None] + np.arange(full)
+        shared = (self.rest[strata, column] + kinds * (width - full))[:, None] + np.arange(width - full)
+        ratios: npt.NDArray[np.float32] = self.table[np.concatenate([own, shared], axis=1)]
+        return ratios
 
 
 _RATIOS: weakref.WeakValueDictionary[str, Ratios] = weakref.WeakValueDictionary()
@@ -213,7 +229,45 @@ def _build_ratios(columns: Iterable[Column], tables: Tables, doubt: float, log_t
         for of in (gain_of, half_of)
     )
     weaker = np.concatenate([weaker_of[i, : layout.width] for i, layout in enumerate(layouts)])
-    return Ratios(layouts, widths, first, base, table, repeat_base, repeat, no_repeat, weights, gain, half, weaker)
+    full = np.array([layout.full for layout in layouts], dtype=np.int64)
+    shortened = _shortened(layouts, distinct, base, table, tables.widths)
+    return Ratios(layouts, widths, first, full, *shortened, repeat_base, repeat, no_repeat, weights, gain, half, weaker)
+
+
+def _shortened(
+    layouts: tuple[Layout, ...],
+    distinct: list[tuple[int, int]],
+    base: npt.NDArray[np.int64],
+    table: npt.NDArray[np.float32],
+    code_widths: npt.NDArray[np.int64],
+) -> tuple[
+    npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.float32]
+]:
+    """`base`, `rest`, `kind_base`, `kinds` and `table` of a table with a whole row for every code, at `base`."""
+    places: dict[int, tuple[int, int, int]] = {}
+    parts: list[npt.NDArray[np.float32]] = []
+    kinds: list[npt.NDArray[np.uint8]] = []
+    length = codes_before = 0
+    for stratum, column in distinct:
+        layout, codes, start = layouts[column], int(code_widths[column]), int(base[stratum, column])
+        block = table[start : start + codes * layout.width].reshape(codes, layout.width)
+        rows, kind = _alike(block[:, layout.full :])
+        places[start] = length, length + codes * layout.full, codes_before
+        parts += [block[:, : layout.full].ravel(), rows.ravel()]
+        kinds.append(kind)
+        length, codes_before = length + codes * layout.full + rows.size, codes_before + codes
+    found = np.array([[places[start] for start in row] for row in base.tolist()], dtype=np.int64)
+    starts = [np.ascontiguousarray(found[..., i]) for i in range(3)]
+    return starts[0], starts[1], starts[2], np.concatenate(kinds), np.concatenate(parts)
+
+
+def _alike(block: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """The rows that differ, bit by bit, and which of them each row is; there are fewer than 256 codes."""
+    if not block.shape[1]:
+        return block[:1], np.zeros(len(block), dtype=np.uint8)
+    bits = np.ascontiguousarray(block).view(np.dtype((np.void, block.shape[1] * block.itemsize))).ravel()
+    _, first, kind = np.unique(bits, return_index=True, return_inverse=True)
+    return block[first], kind.astype(np.uint8)
 
 
 def _distinct(

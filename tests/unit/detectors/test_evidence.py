@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 
 from stream_monitor.codes import FIRST_BIN
-from stream_monitor.detectors.alternatives import MIX, _divergence, layout_of, likelihood_ratios, step_probability
+from stream_monitor.detectors.alternatives import (
+    LANES,
+    MIX,
+    _divergence,
+    layout_of,
+    likelihood_ratios,
+    step_probability,
+)
 from stream_monitor.detectors.evidence import NEVER, Evidence, EvidenceParams
 from stream_monitor.detectors.signal import Signal
-from stream_monitor.detectors.tables import probabilities
+from stream_monitor.detectors.tables import _alike, probabilities
 from stream_monitor.reference import Bins, Column, Kind, Role
 from tests.unit.detectors.references import make
 from tests.unit.detectors.shapes import ROWS, Shape, numeric
@@ -26,8 +33,8 @@ def plain_loop(shape: Shape, column: int, threshold: float) -> tuple[int, float,
     evidence, cusum, onset = [-inf] * width, [0.0] * width, [0] * width
     previous = None
     for row, (code, stratum) in enumerate(zip(shape.codes[:, column].tolist(), shape.strata.tolist(), strict=True)):
-        base = int(ratios.base[stratum, column]) + code * width
-        increments = np.log(ratios.table[base : base + width].astype(np.float64)).tolist()
+        row_of = ratios.at(np.array([stratum]), column, np.array([code]))
+        increments = np.log(row_of[0].astype(np.float64)).tolist()
         if previous is not None:
             hit = float(ratios.repeat[int(ratios.repeat_base[stratum, column]) + code])
             increments[0] = log(hit if code == previous else float(ratios.no_repeat[column]))
@@ -69,8 +76,7 @@ def test_every_factor_has_mean_at_most_one_under_the_reference(shape: Shape) -> 
     ratios, tables = detector.ratios, detector.tables
     for stratum, column in np.ndindex(*ratios.base.shape):
         width, codes = int(ratios.widths[column]), int(tables.widths[column])
-        start = int(ratios.base[stratum, column])
-        table = ratios.table[start : start + codes * width].reshape(codes, width).astype(np.float64)
+        table = ratios.at(np.full(codes, stratum), column, np.arange(codes)).astype(np.float64)
         means = tables.p[stratum, column, :codes].astype(np.float64) @ table
         assert means.max() < 1 + 1e-5
         if tables.time[column] == 1:
@@ -209,3 +215,23 @@ def test_nulls_are_weighed_only_where_there_are_some() -> None:
         return sum(a.weight for a in layout.alternatives if a.name.startswith("missing"))
 
     assert weight(100) > 3 * weight(0) > 0
+
+
+def test_rows_of_ratios_that_are_alike_are_kept_once_bit_for_bit(rng: np.random.Generator) -> None:
+    block = rng.normal(size=(4, 8)).astype(np.float32)[rng.integers(0, 4, size=70)]
+    block[7, 3] = np.nextafter(block[7, 3], np.float32(9))
+    rows, kinds = _alike(block)
+    assert len(rows) == 5
+    assert rows[kinds].tobytes() == block.tobytes()
+    none, kinds = _alike(block[:, :0])
+    assert none[kinds].shape == (70, 0)
+
+
+def test_a_numeric_column_has_a_shorter_table_than_a_row_of_all_alternatives_for_every_code() -> None:
+    shape = numeric()
+    detector = Evidence(shape.reference, EvidenceParams(), 1e-6)
+    ratios, codes = detector.ratios, int(detector.tables.widths[0])
+    full, width = int(ratios.full[0]), int(ratios.widths[0])
+    assert full % LANES == 0
+    assert 0 < full < width
+    assert len(ratios.table) < 0.85 * codes * width * len(np.unique(ratios.base))
