@@ -29,7 +29,7 @@ DAY_MS = 86_400_000
 
 def states_of(world: World, first: int = 0) -> set[tuple[str, str, str]]:
     """Column, state and reason of the alerts from that one on."""
-    return {(alert["column"], alert["state"], alert.get("reason") or "") for alert in world.alerts()[first:]}
+    return {(alert["column"], alert["state"], alert.get("reason") or "") for alert in world.column_alerts()[first:]}
 
 
 # ---- settings ----
@@ -52,8 +52,8 @@ def test_a_change_of_settings_starts_what_it_touches_cold_and_keeps_open_alerts(
     before = world.worker()
     world.settle(before)
     before.close()
-    told = len(world.alerts())
-    opened = {alert["column"] for alert in world.alerts() if alert["state"] == "firing"}
+    told = len(world.column_alerts())
+    opened = {alert["column"] for alert in world.column_alerts() if alert["state"] == "firing"}
     assert opened == {"x", "city", "prediction"}
     world.base = settings(detection=change)
     after = world.worker()
@@ -67,8 +67,8 @@ def test_a_change_of_settings_starts_what_it_touches_cold_and_keeps_open_alerts(
     assert {each for each in states_of(world, told) if each[1] == "resolved"} == {
         (column, "resolved", "returned") for column in opened
     }
-    firing = {alert["column"]: alert["id"] for alert in world.alerts() if alert["state"] == "firing"}
-    resolved = {alert["column"]: alert["episode"] for alert in world.alerts() if alert["state"] == "resolved"}
+    firing = {alert["column"]: alert["id"] for alert in world.column_alerts() if alert["state"] == "firing"}
+    resolved = {alert["column"]: alert["episode"] for alert in world.column_alerts() if alert["state"] == "resolved"}
     assert resolved == firing, "of the same episode"
 
 
@@ -81,7 +81,7 @@ def test_a_cold_detector_finds_the_next_drift_by_itself() -> None:
     world.base = settings(detection={"budget_events": 20_000_000})
     world.write(rows(1_000, drift_at=300, first=1_000), 0)
     world.settle(world.worker())
-    assert {alert["column"] for alert in world.alerts()} == {"x", "city", "prediction"}
+    assert {alert["column"] for alert in world.column_alerts()} == {"x", "city", "prediction"}
 
 
 def test_windows_of_adwin_that_native_code_fails_on_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

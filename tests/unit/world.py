@@ -120,6 +120,10 @@ class World:
     def alerts(self) -> list[dict[str, Any]]:
         return [orjson.loads(record.value or b"") for record in self.broker.records(self.base.topics.alerts)]
 
+    def column_alerts(self) -> list[dict[str, Any]]:
+        """Without what is said of the model as a whole."""
+        return [alert for alert in self.alerts() if alert["scope"] == "column"]
+
     def rejects(self) -> list[dict[str, Any]]:
         return [orjson.loads(record.value or b"") for record in self.broker.records(self.base.topics.rejects)]
 
