@@ -273,9 +273,10 @@ class Incidents:
         return f"Since {_minute(best.onset.time)} {', '.join(parts)}. {second[:1].upper()}{second[1:]}."
 
     def _id(self, group: Group, number: int, state: State, by: Alert) -> str:
+        """By the alert that moved it: one row may decide several alerts, and so several updates."""
         row = Origin(by.detected.partition, by.detected.offset, by.detected.index, 0)
         stream = StreamKey(self.model, group.version)
-        return alert_id(self.config_digest, "", "model", AlertKind.INCIDENT, stream, _name(number), state, row)
+        return alert_id(self.config_digest, by.id, "model", AlertKind.INCIDENT, stream, _name(number), state, row)
 
 
 def _in_row_order(alerts: Sequence[Alert]) -> list[Alert]:

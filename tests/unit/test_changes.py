@@ -28,8 +28,9 @@ DAY_MS = 86_400_000
 
 
 def states_of(world: World, first: int = 0) -> set[tuple[str, str, str]]:
-    """Column, state and reason of the alerts from that one on."""
-    return {(alert["column"], alert["state"], alert.get("reason") or "") for alert in world.column_alerts()[first:]}
+    """Column, state and reason of the alerts about columns, from that alert on."""
+    alerts = (alert for alert in world.alerts()[first:] if alert["scope"] == "column")
+    return {(alert["column"], alert["state"], alert.get("reason") or "") for alert in alerts}
 
 
 # ---- settings ----
@@ -52,7 +53,7 @@ def test_a_change_of_settings_starts_what_it_touches_cold_and_keeps_open_alerts(
     before = world.worker()
     world.settle(before)
     before.close()
-    told = len(world.column_alerts())
+    told = len(world.alerts())
     opened = {alert["column"] for alert in world.column_alerts() if alert["state"] == "firing"}
     assert opened == {"x", "city", "prediction"}
     world.base = settings(detection=change)
@@ -146,7 +147,8 @@ def test_a_new_reference_resolves_what_is_open_and_is_watched_under_from_there_o
     assert worker.detect.counts.stale_rows == 0
     world.write(rows(1_000, first=3_000, seed=4), 0)
     world.settle(worker)
-    digests = {alert["reference"]["digest"] for alert in world.alerts()[told:] if alert["state"] == "firing"}
+    since = (alert for alert in world.alerts()[told:] if alert["scope"] == "column")
+    digests = {alert["reference"]["digest"] for alert in since if alert["state"] == "firing"}
     assert digests == {other_reference().digest()}, "what was usual before is a drift now"
 
 
@@ -217,7 +219,7 @@ def test_a_new_version_is_a_stream_of_its_own_and_the_old_one_ends(has_reference
     write_version(world, rows(2_000, drift_at=1_000), "7")
     worker = world.worker()
     world.settle(worker)
-    assert {(alert["version"], alert["state"]) for alert in world.alerts()} == {("7", "firing")}
+    assert {(alert["version"], alert["state"]) for alert in world.column_alerts()} == {("7", "firing")}
     told = len(world.alerts())
     hours = 3 * 3_600_000 // STEP_MS
     world.now_s += 3 * 3_600
@@ -227,9 +229,9 @@ def test_a_new_version_is_a_stream_of_its_own_and_the_old_one_ends(has_reference
     later = [(alert["version"], alert["kind"], alert["state"], alert.get("reason")) for alert in world.alerts()[told:]]
     seven = [each for each in later if each[0] == "7"]
     assert {each[1:] for each in seven if each[2] == "resolved" and each[1] != "silent"} == {
-        (kind, "resolved", "ended") for kind in ("data_drift", "prediction_drift")
+        (kind, "resolved", "ended") for kind in ("data_drift", "prediction_drift", "incident")
     }
-    assert {each[2] for each in later if each[0] == "8"} == {"firing"}
+    assert {each[2] for each in later if each[0] == "8" and each[1] != "incident"} == {"firing"}
     assert worker.detect is not None
     (eight,) = [key for held in worker.detect._held.values() for key in held.streams]
     assert eight == StreamKey(MODEL, "8", "")

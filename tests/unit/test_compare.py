@@ -64,10 +64,10 @@ def test_a_new_version_with_the_same_inputs_is_an_event_and_no_drift() -> None:
 def test_versions_at_once_are_separate_streams() -> None:
     """A drift of one is none of the other, and the other's presence changes nothing about it."""
     steady, drifting = rows(3_000), rows(3_000, seed=2, drift_at=1_500)
-    both = watched(mixed(steady, drifting)).alerts()
+    both = watched(mixed(steady, drifting)).column_alerts()
     assert both
     assert {alert["version"] for alert in both} == {"7"}
-    alone = watched([row for row in mixed(steady, drifting) if row.version == "7"]).alerts()
+    alone = watched([row for row in mixed(steady, drifting) if row.version == "7"]).column_alerts()
     told = ("version", "column", "state", "summary", "onset", "effect", "signals")
     for one, two in zip(both, alone, strict=True):
         for name in told:
