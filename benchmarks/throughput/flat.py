@@ -58,7 +58,7 @@ class World:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
         self.now_ms = START_MS
         self.settings = Settings.model_validate({"group": "flat", "instance": "a"} | (settings or {}))
-        self.broker = MemoryBroker(lambda: self.now_ms)
+        self.broker = MemoryBroker(lambda: self.now_ms, max_message_bytes=2**24)  # a wide reference is one record
         self.broker.create_topics(specs(self.settings, predictions=PARTITIONS))
         if self.settings.topics.labels:
             self.broker.create_topics([TopicSpec(self.settings.topics.labels, PARTITIONS)])
