@@ -123,12 +123,11 @@ def test_lag_tells_the_truth(arena: MakeArena) -> None:
     field.start("a", stage="encode")
     field.await_log("a", "encoding held back")
     field.produce(3_000)
-    topic = field.settings.topics.predictions
 
     def lag() -> float:
         return field.shown("a").total("stream_monitor_lag_records", stage="encode")
 
-    await_(lambda: 0 < lag() <= sum(field.ends(topic).values()), "a shows that it is behind", on_failure=field.tails)
+    await_(lambda: 0 < lag() <= sum(field.input_ends().values()), "a shows that it is behind", on_failure=field.tails)
     assert field.shown("a").total("stream_monitor_encoding_held_back") == 1
     field.start("d", stage="detect")
     field.reckon()
