@@ -53,7 +53,7 @@ class Load(threading.Thread):
         self._topic = topic
         self._labels = labels
         self._late: deque[tuple[bytes, bytes]] = deque()
-        self._started = int(time.time())  # the ids of two loads are not the same
+        self._first_id = int(time.time())  # the ids of two loads are not the same
         self._rate = records_per_s
         self._drift_s = drift_s
         self._draw = random.Random(seed)
@@ -84,7 +84,7 @@ class Load(threading.Thread):
 
     def _write(self, made: Made) -> None:
         key, value, labels = made
-        number = b"%08x" % ((self._started + self.written) % 2**32)
+        number = b"%08x" % ((self._first_id + self.written) % 2**32)
         poisoned = self._draw.random() < 0.01
         if poisoned:
             self._put(self._topic, b"[1,[0]]", self._draw.choice([poison for poison in POISON if poison]), 3)
