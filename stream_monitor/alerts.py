@@ -64,6 +64,13 @@ class Onset(_Part):
     earliest: str
     event: EventRef
 
+    @classmethod
+    def at(cls, row: Origin, earliest_ms: int | None = None) -> Onset:
+        """From that row on; as it was noticed at once, or possibly since `earliest_ms`."""
+        event = EventRef(partition=row.partition, offset=row.offset, index=row.index)
+        earliest = rfc3339(row.time_ms if earliest_ms is None else earliest_ms)
+        return cls(time=rfc3339(row.time_ms), earliest=earliest, event=event)
+
 
 class Detected(_Part):
     """The row at which this state was decided, and how many rows of the stream that was after the onset."""
@@ -74,6 +81,13 @@ class Detected(_Part):
     offset: int
     index: int = 0
     rows_since_onset: int
+
+    @classmethod
+    def at(cls, row: Origin, topic: str, rows_since_onset: int = 0) -> Detected:
+        return cls(
+            time=rfc3339(row.time_ms), topic=topic, partition=row.partition, offset=row.offset, index=row.index,
+            rows_since_onset=rows_since_onset,
+        )  # fmt: skip
 
 
 class Finding(_Part):
@@ -179,6 +193,13 @@ class Retrain(_Part):
     rows: int
     labelled: int | None = None
     enough: bool = False
+
+    @classmethod
+    def since(cls, onset: Origin, rows: int, min_rows: int, *, labelled: bool = False) -> Retrain:
+        """`rows` rows from the onset on, all of them with a label if `labelled`."""
+        return cls(
+            from_=rfc3339(onset.time_ms), rows=rows, labelled=rows if labelled else None, enough=rows >= min_rows
+        )
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -298,11 +319,29 @@ def alert_id(
 def rfc3339(time_ms: int) -> str:
     """Epoch milliseconds → RFC 3339 in UTC, to the millisecond.
 
-    >>> rfc3339(0)
-    '1970-01-01T00:00:00.000Z'
+    >>> rfc3339(0), rfc3339(-62_135_596_800_000)
+    ('1970-01-01T00:00:00.000Z', '0001-01-01T00:00:00.000Z')
     """
     seconds, milliseconds = divmod(time_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+    moment = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)  # strftime does not pad years before 1000
+    return f"{moment.isoformat(timespec='seconds')}.{milliseconds:03d}Z"
+
+
+def epoch_ms(time: str) -> int:
+    """What `rfc3339` wrote → epoch milliseconds. Raises ValueError.
+
+    >>> epoch_ms(rfc3339(1_500))
+    1500
+    """
+    moment = datetime.fromisoformat(time)
+    if moment.tzinfo is None:
+        raise ValueError(f"{time} is of no time zone")
+    return round(moment.timestamp() * 1_000)
+
+
+def minute(time: str) -> str:
+    """RFC 3339 → date and minute, for people."""
+    return time[:16].replace("T", " ")
 
 
 def schema() -> dict[str, Any]:

@@ -95,9 +95,11 @@ def _rows(
 
 def heading(model: str, segment: str, comparison: Comparison) -> Iterator[str]:
     """Who is compared: a line a version, and how many columns differ."""
+    from stream_monitor.alerts import minute
+
     for side in comparison.sides:
         name = "/".join(part for part in (model, side.version, segment) if part)
-        seen = f"{_time(side.first_seen)} to {_time(side.last_seen)}"
+        seen = f"{minute(side.first_seen or '?')} to {minute(side.last_seen or '?')}"
         yield f"[bold]{name}[/]: {side.rows:,} rows, {seen}; compared: the last {len(side.codes):,}"
     if comparison.sides[0].digest != comparison.sides[1].digest:
         yield "watched with different references: the second's rows are brought to the first's bins"
@@ -125,8 +127,6 @@ def table(comparison: Comparison) -> Any:
 
 
 def _since(difference: Difference) -> str:
-    return ", ".join(f"{version}: {_time(since)}" for version, since in difference.since.items())
+    from stream_monitor.alerts import minute
 
-
-def _time(text: str | None) -> str:
-    return (text or "?")[:16].replace("T", " ")
+    return ", ".join(f"{version}: {minute(since)}" for version, since in difference.since.items())

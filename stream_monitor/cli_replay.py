@@ -178,7 +178,7 @@ def _injection_report(injections: Sequence[Injection], summary: Summary) -> Iter
 def _fate(injected: Injected, summary: Summary) -> str:
     from rich.markup import escape
 
-    from stream_monitor.say import minute
+    from stream_monitor.alerts import minute
 
     if injected.fired is not None:
         told = injected.fired.summary.removeprefix(f"{injected.injection.column}: ")
@@ -197,7 +197,7 @@ def _count(number: int, what: str) -> str:
 def _stream_report(name: str, told: StreamSummary) -> Iterator[str]:
     from rich.markup import escape
 
-    from stream_monitor.say import minute
+    from stream_monitor.alerts import minute
 
     learned = f", against a reference learned from the first {told.learned_from:,}" if told.learned_from else ""
     yield f"[bold]{escape(name)}[/]: {_count(told.rows, 'event')} watched{learned}"

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from stream_monitor import log, topics
-from stream_monitor.alerts import Alert, AlertKind, State
+from stream_monitor.alerts import Alert, AlertKind, State, minute
 from stream_monitor.broker.memory import MemoryBroker
 from stream_monitor.broker.protocol import Message, Reader, TopicPartition
 from stream_monitor.config import Settings
@@ -28,7 +28,7 @@ from stream_monitor.events import Row
 from stream_monitor.fit import build_references
 from stream_monitor.publish import publish
 from stream_monitor.reference import Reference
-from stream_monitor.say import line, minute
+from stream_monitor.say import line
 from stream_monitor.tables import TableColumns, read
 from stream_monitor.worker import Worker
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from stream_monitor import gaps, incident_state, model_state, status
+from stream_monitor import gaps, incident_state, model_state, status, wire
 from stream_monitor import restoring as restores
 from stream_monitor import state as states
 from stream_monitor.alerts import Alert
@@ -438,7 +438,7 @@ class DetectStage:
                 log.error("incidents unusable, open alerts are grouped no more", model=model, why=str(error))
                 held.unsaved_incidents.add(model)
                 continue
-            if data[4] != self._settings.worker.writes_version:
+            if wire.version_of(data) != self._settings.worker.writes_version:
                 held.unsaved_incidents.add(model)
 
     def _build_streams(self) -> None:

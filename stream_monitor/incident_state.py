@@ -13,10 +13,11 @@ from typing import Final
 import msgspec
 
 from stream_monitor import wire
+from stream_monitor.alerts import epoch_ms
 from stream_monitor.errors import WireError
-from stream_monitor.incidents import MAX_MEMBERS, NONE, IncidentsState, epoch_ms
+from stream_monitor.incidents import MAX_MEMBERS, NONE, IncidentsState
 from stream_monitor.reference import StreamKey
-from stream_monitor.state import INCIDENT_LETTER, key
+from stream_monitor.state import INCIDENT_LETTER, key, parse_key
 
 KIND: Final = b"I"
 _decoder = msgspec.msgpack.Decoder(IncidentsState)
@@ -60,10 +61,7 @@ def of(records: Mapping[bytes, bytes]) -> dict[str, bytes]:
     """Model → record, of the live records of a partition."""
     found = {}
     for raw, value in records.items():
-        try:
-            letter, model, _, _, _ = msgspec.json.decode(raw, type=tuple[str, str, str, str, int])
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            continue
+        letter, stream, _ = parse_key(raw)
         if letter == INCIDENT_LETTER:
-            found[model] = value
+            found[stream.model] = value
     return found

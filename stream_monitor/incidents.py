@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -31,6 +30,8 @@ from stream_monitor.alerts import (
     Severity,
     State,
     alert_id,
+    epoch_ms,
+    minute,
 )
 from stream_monitor.lifecycle import ENOUGH
 from stream_monitor.reference import Role, StreamKey
@@ -242,7 +243,7 @@ class Incidents:
         best = _best(members)
         text = self._text(group, members, best)
         if state is State.RESOLVED:
-            text = f"All of what moved since {_minute(best.onset.time)} is over. {len(members)} alerts were part of it."
+            text = f"All of what moved since {minute(best.onset.time)} is over. {len(members)} alerts were part of it."
         return Alert(
             id=incident.id if state is State.FIRING else self._id(group, incident.number, state, by),
             episode=incident.id, scope="model", state=state, kind=AlertKind.INCIDENT, severity=incident.severity,
@@ -270,7 +271,7 @@ class Incidents:
         told = next((each.outcome for each in members if each.outcome and each.open), "")
         estimated = next((each.estimate for each in members if each.estimate and each.open), "")
         second = told or estimated or "no fall of performance has been found"
-        return f"Since {_minute(best.onset.time)} {', '.join(parts)}. {second[:1].upper()}{second[1:]}."
+        return f"Since {minute(best.onset.time)} {', '.join(parts)}. {second[:1].upper()}{second[1:]}."
 
     def _id(self, group: Group, number: int, state: State, by: Alert) -> str:
         """By the alert that moved it: one row may decide several alerts, and so several updates."""
@@ -407,16 +408,3 @@ def _name(number: int) -> str:
 
 def _number(count: int) -> str:
     return WORDS[count] if count < len(WORDS) else f"{count:,}"
-
-
-def epoch_ms(time: str) -> int:
-    """RFC 3339, also of years before 1000, → epoch milliseconds. Raises ValueError."""
-    year, _, rest = time.partition("-")
-    read = datetime.fromisoformat(f"{year:0>4}-{rest}")
-    if read.tzinfo is None:
-        raise ValueError(f"{time} is of no time zone")
-    return round(read.timestamp() * 1_000)
-
-
-def _minute(time: str) -> str:
-    return time[:16].replace("T", " ")

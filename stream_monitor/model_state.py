@@ -21,7 +21,7 @@ from stream_monitor.ordering import LONG_AGO
 from stream_monitor.outcomes import NO_NAME
 from stream_monitor.reference import StreamKey
 from stream_monitor.scoring_state import ScoringState, pack_scoring, restore_scoring
-from stream_monitor.state import MAX_PARTS, MODEL_LETTERS, frames, key, read_frames
+from stream_monitor.state import MAX_PARTS, MODEL_LETTERS, frames, key, parse_key, read_frames
 from stream_monitor.waiting import EARLY, ENTRY, JOIN, Counts, Records
 
 KIND: Final = b"M"
@@ -147,12 +147,9 @@ def group_models(records: Mapping[bytes, bytes]) -> dict[str, dict[str, dict[int
     """The live records of one partition that are of models: by model, letter and number."""
     models: dict[str, dict[str, dict[int, bytes]]] = {}
     for raw_key, value in records.items():
-        try:
-            letter, model, _, _, number = msgspec.json.decode(raw_key, type=tuple[str, str, str, str, int])
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            continue
+        letter, stream, number = parse_key(raw_key)
         if letter in MODEL_LETTERS and 0 <= number < MAX_NUMBER:
-            models.setdefault(model, {}).setdefault(letter, {})[number] = value
+            models.setdefault(stream.model, {}).setdefault(letter, {})[number] = value
     return models
 
 

@@ -22,7 +22,6 @@ from stream_monitor.alerts import (
     Detected,
     Effect,
     EstimatedPerformance,
-    EventRef,
     Finding,
     Onset,
     ReferenceShare,
@@ -30,6 +29,7 @@ from stream_monitor.alerts import (
     Severity,
     State,
     alert_id,
+    minute,
     rfc3339,
 )  # fmt: skip
 from stream_monitor.batch import Extra, Origins, Unknown
@@ -307,7 +307,7 @@ class Monitor:
         effect = self._effect(episode.column, counts)
         open_rows, felt = row - episode.opened_row, self._felt(episode.column)
         grave = severity(self._rules.lifecycle, effect.psi, open_rows, episode.severity, felt=felt)
-        enough = not episode.enough and self._enough(episode, row)
+        enough = not episode.enough and self._retrain(episode, row).enough
         verdict = update_due(self._rules.lifecycle, episode, row, effect.js_distance, grave)
         if verdict.publish:
             episode.severity, episode.js_distance, episode.updates = grave, effect.js_distance, episode.updates + 1
@@ -328,9 +328,6 @@ class Monitor:
         related = self.relating is not None and self.relating.with_prediction
         return self._columns[column].role is not Role.INPUT or not watched or Role.PREDICTION in roles or related
 
-    def _enough(self, episode: Episode, row: int) -> bool:
-        return row - episode.onset_row + 1 >= self._rules.retrain_rows
-
     def _told(self, episode: Episode, row: int, counts: npt.NDArray[np.int64]) -> Description:
         before = self._display(episode.column).reference_counts
         return describe(self._columns[episode.column], before, counts, self._recent(episode, row))
@@ -350,14 +347,12 @@ class Monitor:
             self._rules.config_digest, self.entry.digest, "stream", AlertKind.SCHEMA_CHANGE, self.stream, name,
             State.FIRING, origin,
         )  # fmt: skip
-        time = rfc3339(origin.time_ms)
         return Alert(
             id=identity, episode=identity, scope="stream", state=State.FIRING, kind=AlertKind.SCHEMA_CHANGE,
             severity=Severity.WARNING, model=self.stream.model, version=self.stream.version,
             segment=self.stream.segment, column=name, role=Role.INPUT, direction="new_feature",
             summary=f"{name}: a feature that the reference does not know; not watched until a reference has it",
-            onset=Onset(time=time, earliest=time, event=_event(origin)),
-            detected=self._detected(origin, 0),
+            onset=Onset.at(origin), detected=Detected.at(origin, self._rules.topic),
         )  # fmt: skip
 
     def _counts(self, column: int, onset_row: int, row: int) -> npt.NDArray[np.int64]:
@@ -391,7 +386,6 @@ class Monitor:
     ) -> Alert:
         column = self._columns[episode.column]
         display = self._display(episode.column)
-        origin, onset = self.trail.at(row), Origin(*episode.onset)
         told = self._told(episode, row, counts)
         episode.direction = told.direction
         text = f"{column.name}: {told.text}"
@@ -408,10 +402,8 @@ class Monitor:
             severity=episode.severity, model=self.stream.model, version=self.stream.version,
             segment=self.stream.segment, column=column.name, role=column.role, summary=text, reason=reason,
             direction=told.direction if state is not State.RESOLVED else "",
-            onset=Onset(
-                time=rfc3339(onset.time_ms), earliest=rfc3339(episode.earliest_time_ms), event=_event(onset)
-            ),
-            detected=self._detected(origin, row - episode.onset_row),
+            onset=Onset.at(Origin(*episode.onset), episode.earliest_time_ms),
+            detected=Detected.at(self.trail.at(row), self._rules.topic, row - episode.onset_row),
             signals=[
                 Finding(detector=name, statistic=statistic, value=_rounded(value), threshold=_rounded(threshold),
                         direction=direction, alternative=alternative)
@@ -429,10 +421,9 @@ class Monitor:
 
     def _retrain(self, episode: Episode, row: int) -> Retrain:
         """Rows of errors are rows with a label, all of them."""
-        rows = row - episode.onset_row + 1
-        labelled = rows if self._columns[episode.column].role is Role.OUTCOME else None
-        since = rfc3339(Origin(*episode.onset).time_ms)
-        return Retrain(from_=since, rows=rows, labelled=labelled, enough=self._enough(episode, row))
+        labelled = self._columns[episode.column].role is Role.OUTCOME
+        onset, rows = Origin(*episode.onset), row - episode.onset_row + 1
+        return Retrain.since(onset, rows, self._rules.retrain_rows, labelled=labelled)
 
     def _estimated(self, column: Column, counts: npt.NDArray[np.int64]) -> EstimatedPerformance | None:
         """Of a drifted score: how good predictions probably are, as long as no label says it."""
@@ -451,7 +442,7 @@ class Monitor:
         since_ms = self.trail.at(row - run + 1).time_ms
         return Recent(
             self._outside.numbers(column, onset_row, row), self._outside.names(column, onset_row, row),
-            run, rfc3339(since_ms)[:16].replace("T", " ") if since_ms else "",
+            run, minute(rfc3339(since_ms)) if since_ms else "",
         )  # fmt: skip
 
     def _run(self, column: int, row: int) -> int:
@@ -459,12 +450,6 @@ class Monitor:
         codes = self.trail.codes_between(max(0, row + 1 - CITED_ROWS), row + 1, column)
         others = np.flatnonzero(codes != codes[-1])
         return len(codes) - 1 - int(others[-1]) if len(others) else len(codes)
-
-    def _detected(self, origin: Origin, rows: int) -> Detected:
-        return Detected(
-            time=rfc3339(origin.time_ms), topic=self._rules.topic, partition=origin.partition, offset=origin.offset,
-            index=origin.index, rows_since_onset=rows,
-        )  # fmt: skip
 
     def _id(self, column: int, state: State, row: int) -> str:
         watched = self._columns[column]
@@ -484,10 +469,6 @@ _RESOLVED: Final = {
     "ended": "the stream has ended: nothing has come for longer than silence.ttl_s",
     "reference_changed": "watched against a new reference from here on",
 }
-
-
-def _event(origin: Origin) -> EventRef:
-    return EventRef(partition=origin.partition, offset=origin.offset, index=origin.index)
 
 
 def _rounded(value: float) -> float:

@@ -19,7 +19,6 @@ from stream_monitor.alerts import (
     Alert,
     AlertKind,
     Detected,
-    EventRef,
     Finding,
     Onset,
     RelationFact,
@@ -27,7 +26,6 @@ from stream_monitor.alerts import (
     Severity,
     State,
     alert_id,
-    rfc3339,
 )
 from stream_monitor.detectors.pairs import CLOSELY, KEPT, Pairs, Verdict
 from stream_monitor.errors import WireError
@@ -186,7 +184,7 @@ class Relating:
             del self.episodes[subject]
             return [alert]
         change = verdicts[0].excess
-        if not episode.enough and self._enough(episode, row):
+        if not episode.enough and self._retrain(episode, row).enough:
             episode.enough = True
             return [self._alert(subject, episode, State.UPDATED, trail, verdicts, ENOUGH)]
         if row - episode.published_row < self._policy.update_rows * 2**episode.updates:
@@ -199,8 +197,8 @@ class Relating:
         return [self._alert(subject, episode, State.UPDATED, trail, verdicts,
                             "effect grew" if new > old else "effect shrank")]  # fmt: skip
 
-    def _enough(self, episode: RelationEpisode, row: int) -> bool:
-        return row - episode.onset_row + 1 >= self._policy.retrain_rows
+    def _retrain(self, episode: RelationEpisode, row: int) -> Retrain:
+        return Retrain.since(Origin(*episode.onset), row - episode.onset_row + 1, self._policy.retrain_rows)
 
     @property
     def with_prediction(self) -> bool:
@@ -226,7 +224,6 @@ class Relating:
         reason: str = "",
     ) -> Alert:
         row = trail.rows - 1
-        origin, onset = trail.at(row), Origin(*episode.onset)
         facts = [self._fact(v) for v in verdicts]
         told = "; ".join(map(_said, facts[:3]))
         text = f"{subject}: {told}" if subject != MATRIX else f"the inputs hang together differently: {told}"
@@ -238,18 +235,15 @@ class Relating:
             severity=episode.severity, model=self._stream.model, version=self._stream.version,
             segment=self._stream.segment, column=subject, role="relation", summary=text, reason=reason,
             direction=_direction(facts[0]) if facts and state is not State.RESOLVED else "",
-            onset=Onset(time=rfc3339(onset.time_ms), earliest=rfc3339(episode.earliest_time_ms),
-                        event=EventRef(partition=onset.partition, offset=onset.offset, index=onset.index)),
-            detected=Detected(time=rfc3339(origin.time_ms), topic=self._policy.topic, partition=origin.partition,
-                              offset=origin.offset, index=origin.index, rows_since_onset=row - episode.onset_row),
+            onset=Onset.at(Origin(*episode.onset), episode.earliest_time_ms),
+            detected=Detected.at(trail.at(row), self._policy.topic, row - episode.onset_row),
             signals=[
                 Finding(detector="pairs", statistic="log_p_bound", value=_short(v.evidence),
                         threshold=_short(float(self.pairs.bar[v.pair])), direction="up" if v.excess > 0 else "down")
                 for v in verdicts[:1] if state is State.FIRING
             ],
             relations=facts,
-            retrain=Retrain(from_=rfc3339(onset.time_ms), rows=row - episode.onset_row + 1,
-                            enough=self._enough(episode, row)) if state is not State.RESOLVED else None,
+            retrain=self._retrain(episode, row) if state is not State.RESOLVED else None,
         )  # fmt: skip
 
     def _fact(self, verdict: Verdict) -> RelationFact:

@@ -6,7 +6,7 @@ from typing import Final
 
 from rich.markup import escape
 
-from stream_monitor.alerts import Alert, AlertKind, Severity, State
+from stream_monitor.alerts import Alert, AlertKind, Severity, State, minute
 
 COLOURS: Final = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan", Severity.BENIGN: "dim"}
 MARKS: Final = {State.FIRING: "▲ firing", State.UPDATED: "● updated", State.RESOLVED: "✔ resolved"}
@@ -27,11 +27,6 @@ def line(alert: Alert) -> str:
     subject = alert.column or alert.kind
     told = escape(alert.summary.removeprefix(f"{alert.column}: "))
     return f"{head}  {escape(str(alert.stream))}  [bold]{escape(subject)}[/]\n   {INDENT}{since}{told}"
-
-
-def minute(time: str) -> str:
-    """RFC 3339 → date and minute."""
-    return time[:16].replace("T", " ")
 
 
 def _since(alert: Alert) -> str:

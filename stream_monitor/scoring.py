@@ -23,7 +23,6 @@ from stream_monitor.alerts import (
     Alert,
     AlertKind,
     Detected,
-    EventRef,
     Finding,
     Onset,
     PerformanceFact,
@@ -31,7 +30,6 @@ from stream_monitor.alerts import (
     Severity,
     State,
     alert_id,
-    rfc3339,
 )
 from stream_monitor.baseline import error_values, learn
 from stream_monitor.batch import Origins
@@ -328,7 +326,7 @@ class Scoring:
             guard.broken = None
             guard.bet.clear()
             return [alert]
-        if not guard.broken.enough and self._enough(guard.broken, row):
+        if not guard.broken.enough and self._retrain(guard.broken, row).enough:
             guard.broken.enough = True
             return [self._alert(guard, State.UPDATED, row, ENOUGH)]
         if row - guard.broken.published_row < UPDATE_ROWS * 2**guard.broken.updates:
@@ -365,7 +363,6 @@ class Scoring:
         assert guard.broken is not None
         broken, limit = guard.broken, guard.limit
         until = len(self.predicted) if until is None else until
-        origin, onset = self.monitor.trail.at(row), Origin(*broken.onset)
         fact = self._fact(limit.metric, until, row - broken.onset_row + 1, limit)
         said = fact.said() if fact is not None else limit.metric
         falling = limit.metric in HIGHER_IS_BETTER or limit.bound == "min"
@@ -375,20 +372,17 @@ class Scoring:
             model=self.stream.model, version=self.stream.version, segment=self.stream.segment, column=limit.subject,
             role="outcome", direction="" if state is State.RESOLVED else "down" if falling else "up",
             summary=f"{said}: {reason}" if state is State.RESOLVED else said, reason=reason,
-            onset=Onset(time=rfc3339(onset.time_ms), earliest=rfc3339(onset.time_ms),
-                        event=EventRef(partition=onset.partition, offset=onset.offset, index=onset.index)),
-            detected=Detected(time=rfc3339(origin.time_ms), topic=self.rules.topic, partition=origin.partition,
-                              offset=origin.offset, index=origin.index, rows_since_onset=row - broken.onset_row),
+            onset=Onset.at(Origin(*broken.onset)),
+            detected=Detected.at(self.monitor.trail.at(row), self.rules.topic, row - broken.onset_row),
             signals=[Finding(detector="bet", statistic="log_e_value", value=float(f"{guard.bet.evidence:.6g}"),
                              threshold=float(f"{np.log(guard.bet.threshold):.6g}"), direction="worse")],
             performance=fact,
-            retrain=Retrain(from_=rfc3339(onset.time_ms), rows=row - broken.onset_row + 1,
-                            labelled=row - broken.onset_row + 1, enough=self._enough(broken, row))
-            if state is not State.RESOLVED else None,
+            retrain=self._retrain(broken, row) if state is not State.RESOLVED else None,
         )  # fmt: skip
 
-    def _enough(self, broken: Broken, row: int) -> bool:
-        return row - broken.onset_row + 1 >= self.rules.retrain_rows
+    def _retrain(self, broken: Broken, row: int) -> Retrain:
+        rows = row - broken.onset_row + 1
+        return Retrain.since(Origin(*broken.onset), rows, self.rules.retrain_rows, labelled=True)
 
     def _id(self, guard: Guard, state: State, row: int) -> str:
         assert self.monitor is not None

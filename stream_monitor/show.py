@@ -9,10 +9,9 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from stream_monitor.alerts import rfc3339
+from stream_monitor.alerts import minute, rfc3339
 from stream_monitor.codes import FIRST_BIN, MISSING
 from stream_monitor.reference import Column, Kind, Reference, Relations
-from stream_monitor.say import minute
 from stream_monitor.summary import number
 
 MOST_CATEGORIES = 4

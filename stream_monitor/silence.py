@@ -6,7 +6,7 @@ however old, cannot look like a silence: while it is read, the clock stands wher
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -17,12 +17,10 @@ from stream_monitor.alerts import (
     Alert,
     AlertKind,
     Detected,
-    EventRef,
     Onset,
     Severity,
     State,
     alert_id,
-    rfc3339,
 )
 from stream_monitor.reference import StreamKey
 from stream_monitor.trail import Origin
@@ -118,20 +116,12 @@ def come_back(stream: StreamKey, rhythm: Rhythm, first: Origin, first_ms: int, t
 def _alert(
     stream: StreamKey, rhythm: Rhythm, state: State, identity: str, text: str, at_ms: int, topic: str, origin: Origin
 ) -> Alert:
-    last = Origin(*rhythm.last)
-    since = rfc3339(rhythm.last_ms)
     return Alert(
         id=identity, episode=rhythm.silent, scope="stream", state=state, kind=AlertKind.SILENT,
         severity=Severity.WARNING, model=stream.model, version=stream.version, segment=stream.segment, column="",
         role="", summary=f"{stream}: {text}",
-        onset=Onset(
-            time=since, earliest=since,
-            event=EventRef(partition=last.partition, offset=last.offset, index=last.index),
-        ),
-        detected=Detected(
-            time=rfc3339(at_ms), topic=topic, partition=origin.partition, offset=origin.offset, index=origin.index,
-            rows_since_onset=0,
-        ),
+        onset=Onset.at(replace(Origin(*rhythm.last), time_ms=rhythm.last_ms)),
+        detected=Detected.at(replace(origin, time_ms=at_ms), topic),
     )  # fmt: skip
 
 

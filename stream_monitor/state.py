@@ -43,7 +43,7 @@ MAX_DIMENSIONS: Final = 4
 MODEL_LETTERS: Final = frozenset("mpj")
 """Of keys that are a model's, see `model_state.py`."""
 INCIDENT_LETTER: Final = "i"
-"""Of the key of a model's incidents, see `incidents.py`."""
+"""Of the key of a model's incidents, see `incident_state.py`."""
 MAX_UPDATES: Final = 64
 """Of one episode: each takes twice as many rows as the one before."""
 DTYPES: Final = frozenset({"|u1", "|b1", "<u2", "<i4", "<i8", "<f4", "<f8", "<u4"})
@@ -135,6 +135,15 @@ def unpack_detector(detector: Detector) -> State:
 
 def key(stream: StreamKey, number: int, letter: str = "s") -> bytes:
     return msgspec.json.encode([letter, *stream, number])
+
+
+def parse_key(data: bytes) -> tuple[str, StreamKey, int]:
+    """Letter, stream and number of a key; of one that is not ours no letter and −1."""
+    try:
+        letter, model, version, segment, number = msgspec.json.decode(data, type=_key_type)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return "", StreamKey(""), -1
+    return letter, StreamKey(model, version, segment), number
 
 
 CLOCK_KEY: Final = msgspec.json.encode(["c", "", "", "", 0])
@@ -260,10 +269,7 @@ def group_records(records: Mapping[bytes, bytes]) -> tuple[dict[StreamKey, dict[
     for raw_key, value in records.items():
         if raw_key == CLOCK_KEY:
             continue
-        try:
-            letter, model, version, segment, number = msgspec.json.decode(raw_key, type=_key_type)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            letter, number = "", -1
+        letter, stream, number = parse_key(raw_key)
         if letter in MODEL_LETTERS or letter == INCIDENT_LETTER:
             continue
         if not 0 <= number < {"s": MAX_PARTS, "w": MAX_CHUNKS}.get(letter, 0):
@@ -271,7 +277,7 @@ def group_records(records: Mapping[bytes, bytes]) -> tuple[dict[StreamKey, dict[
             with suppress(WireError):
                 wire.check(value)
             continue
-        streams.setdefault(StreamKey(model, version, segment), {}).setdefault(letter, {})[number] = value
+        streams.setdefault(stream, {}).setdefault(letter, {})[number] = value
     return streams, strange
 
 
