@@ -22,7 +22,7 @@ from stream_monitor import collector
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
 from stream_monitor.broker.protocol import Record, TopicPartition
 from stream_monitor.config import Settings
-from stream_monitor.encode_stage import EncodeCounts, Encoder
+from stream_monitor.encoder import EncodeCounts, Encoder
 from stream_monitor.merge import Merged, Merger
 
 PARTITIONS: Final = 6

@@ -21,7 +21,7 @@ from stream_monitor.config import Settings
 from stream_monitor.dependence import mid_ranks
 from stream_monitor.detectors.ensemble import PANE_ROWS
 from stream_monitor.encode import Binner
-from stream_monitor.encode_stage import categorical, route
+from stream_monitor.encoder import categorical, route
 from stream_monitor.errors import DataError
 from stream_monitor.evaluate_outcomes import MOST, OutcomeReport, SegmentReport, outcome_report, segment_reports
 from stream_monitor.evaluation import ColumnReport, Report, StreamReport, at_most, recommend, why_exclude

@@ -20,7 +20,7 @@ from stream_monitor.book import FIRST_EPOCH, LEARNED_EPOCH, ReferenceBook, key_o
 from stream_monitor.coding import code
 from stream_monitor.config import Settings
 from stream_monitor.encode import Binner
-from stream_monitor.encode_stage import binner_of, categorical, route
+from stream_monitor.encoder import binner_of, categorical, route
 from stream_monitor.events import Reject, Row, Shape
 from stream_monitor.incidents import Incidents
 from stream_monitor.inject import Injection, Injector, check

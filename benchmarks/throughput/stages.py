@@ -10,6 +10,7 @@ from typing import Any, Final
 from stream_monitor import coding, detect_stage, encode_stage, rows
 from stream_monitor.broker.kafka.consumer import GroupConsumer
 from stream_monitor.broker.kafka.producer import TransactionalProducer
+from stream_monitor.encoder import Encoder
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.merge import Merger
 from stream_monitor.stream import Stream
@@ -18,7 +19,7 @@ WATCHED: Final = (
     (GroupConsumer, "poll", "poll"),
     (Merger, "add", "merge"),
     (Merger, "take", "merge"),
-    (encode_stage.Encoder, "encode", "columns"),
+    (Encoder, "encode", "columns"),
     (rows, "parse", "parse"),
     (coding, "code", "encode"),
     (TransactionalProducer, "commit", "commit"),

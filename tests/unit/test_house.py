@@ -11,16 +11,12 @@ import stream_monitor
 
 ROOT = Path(stream_monitor.__file__).parent
 PURE = (
-    "association", "evaluate_outcomes",
-    "alerts", "baseline", "batch", "bets", "binning", "book", "codes", "collected", "compare", "dependence",
-    "discover",
-    "display", "encode", "estimate", "events", "features", "fit", "gaps", "heavy", "incident_state", "incidents",
-    "inject", "labels", "lifecycle",
+    "alerts", "association", "baseline", "batch", "bets", "binning", "book", "codes", "collected", "compare",
+    "dependence", "discover", "display", "encode", "encoder", "estimate", "evaluate_outcomes", "evaluation",
+    "events", "features", "fit", "gaps", "heavy", "incident_state", "incidents", "inject", "labels", "lifecycle",
     "merge", "model", "model_state", "monitor", "outcomes", "outside", "performance", "reference", "relations",
-    "scoring",
-    "scoring_state", "season", "signatures", "silence", "state", "stream", "streams", "summary", "topics", "trail",
-    "waiting", "wire",
-    "evaluation",
+    "scoring", "scoring_state", "season", "signatures", "silence", "state", "stream", "streams", "summary",
+    "topics", "trail", "waiting", "wire",
 )  # fmt: skip
 WORLDLY = {
     "asyncio", "kafka", "logging", "os", "pathlib", "random", "requests", "select", "socket", "structlog",

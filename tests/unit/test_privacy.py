@@ -17,7 +17,7 @@ from stream_monitor.book import ReferenceBook
 from stream_monitor.broker.protocol import Message
 from stream_monitor.config import Settings, load
 from stream_monitor.encode import Binner, code_of
-from stream_monitor.encode_stage import binner_of
+from stream_monitor.encoder import binner_of
 from stream_monitor.errors import ConfigError
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, fit

@@ -20,7 +20,7 @@ from stream_monitor.broker.protocol import Record
 from stream_monitor.coding import code
 from stream_monitor.config import Settings
 from stream_monitor.encode import Binner
-from stream_monitor.encode_stage import EncodeCounts, Encoder, route
+from stream_monitor.encoder import EncodeCounts, Encoder, route
 from stream_monitor.errors import ReferenceInvalid
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, build_references, fit
