@@ -13,7 +13,9 @@ from stream_monitor.broker.kafka.producer import TransactionalProducer
 from stream_monitor.encoder import Encoder
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.merge import Merger
+from stream_monitor.saving import Saving
 from stream_monitor.stream import Stream
+from stream_monitor.watching import Watch
 
 WATCHED: Final = (
     (GroupConsumer, "poll", "poll"),
@@ -24,9 +26,9 @@ WATCHED: Final = (
     (coding, "code", "encode"),
     (TransactionalProducer, "commit", "commit"),
     (TransactionalProducer, "_write", "produce"),
-    (detect_stage.DetectStage, "_read", "batches"),
+    (Watch, "read", "batches"),
     (Stream, "feed", "detect"),
-    (detect_stage.DetectStage, "_messages", "state"),
+    (Saving, "batchful", "state"),
     (ReferenceFeed, "poll", "references"),
     (encode_stage.EncodeStage, "step", "loop"),
     (detect_stage.DetectStage, "step", "loop"),

@@ -13,10 +13,10 @@ ROOT = Path(stream_monitor.__file__).parent
 PURE = (
     "alerts", "association", "baseline", "batch", "bets", "binning", "book", "codes", "collected", "compare",
     "dependence", "discover", "display", "encode", "encoder", "estimate", "evaluate_outcomes", "evaluation",
-    "events", "features", "fit", "gaps", "heavy", "incident_state", "incidents", "inject", "labels", "lifecycle",
-    "merge", "model", "model_state", "monitor", "outcomes", "outside", "performance", "reference", "relations",
-    "scoring", "scoring_state", "season", "signatures", "silence", "state", "stream", "streams", "summary",
-    "topics", "trail", "waiting", "wire",
+    "events", "features", "fit", "gaps", "heavy", "held", "incident_state", "incidents", "inject", "labels",
+    "lifecycle", "merge", "model", "model_state", "monitor", "outcomes", "outside", "performance", "reference",
+    "relations", "scoring", "scoring_state", "season", "signatures", "silence", "state", "stream", "streams",
+    "summary", "topics", "trail", "waiting", "wire",
 )  # fmt: skip
 WORLDLY = {
     "asyncio", "kafka", "logging", "os", "pathlib", "random", "requests", "select", "socket", "structlog",
