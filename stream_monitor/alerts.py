@@ -327,6 +327,11 @@ def rfc3339(time_ms: int) -> str:
     return f"{moment.isoformat(timespec='seconds')}.{milliseconds:03d}Z"
 
 
+def rounded(value: float) -> float:
+    """Six significant digits: what is published must not differ in the last bit between machines."""
+    return float(f"{value:.6g}")
+
+
 def epoch_ms(time: str) -> int:
     """What `rfc3339` wrote → epoch milliseconds. Raises ValueError.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from stream_monitor.alerts import rounded
 from stream_monitor.codes import ABOVE, BELOW, FIRST_BIN
 from stream_monitor.performance import THRESHOLD, area
 from stream_monitor.reference import Column, Kind, Performance, Role, Task
@@ -64,7 +65,7 @@ def estimate(column: Column, performance: Performance, counts: Counts) -> Estima
     low = (now * (1 - positive.mean(axis=1)))[order]
     if high.sum() > 0 and low.sum() > 0:
         found["estimated_auc"] = area(high, low)
-    return Estimate({name: float(f"{value:.6g}") for name, value in found.items()}, int(n))
+    return Estimate({name: rounded(value) for name, value in found.items()}, int(n))
 
 
 def _tables(column: Column, performance: Performance) -> tuple[Floats, Floats]:

@@ -32,6 +32,7 @@ from stream_monitor.alerts import (
     alert_id,
     epoch_ms,
     minute,
+    rounded,
 )
 from stream_monitor.lifecycle import ENOUGH
 from stream_monitor.reference import Role, StreamKey
@@ -396,8 +397,8 @@ def _relations(members: Sequence[Member]) -> str:
 def _listed(member: Member) -> IncidentMember:
     return IncidentMember(
         scope=member.scope, kind=member.kind, segment=member.segment, column=member.column, role=member.role,
-        open=member.open, severity=member.severity, onset=member.onset.time, effect=float(f"{member.effect:.6g}"),
-        importance=member.importance, score=float(f"{member.score:.6g}"),
+        open=member.open, severity=member.severity, onset=member.onset.time, effect=rounded(member.effect),
+        importance=member.importance, score=rounded(member.score),
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ they were at their row, and everything that acts back on a detector waits for th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -18,79 +17,38 @@ import numpy.typing as npt
 from stream_monitor.alerts import (
     Alert,
     AlertKind,
-    CurrentShare,
-    Detected,
-    Effect,
-    EstimatedPerformance,
-    Finding,
-    Onset,
-    ReferenceShare,
-    Retrain,
     Severity,
     State,
-    alert_id,
-    minute,
-    rfc3339,
 )  # fmt: skip
 from stream_monitor.batch import Extra, Origins, Unknown
 from stream_monitor.book import Entry
-from stream_monitor.detectors.ensemble import DetectorSet
-from stream_monitor.detectors.pairs import EVERY
-from stream_monitor.detectors.recovery import REASONS, Reason, Recovery, decide, reopened
+from stream_monitor.detectors.ensemble import PANE_ROWS, DetectorSet
+from stream_monitor.detectors.pairs import BLOCK, EVERY
+from stream_monitor.detectors.recovery import Reason, decide, reopened
 from stream_monitor.detectors.signal import Signal
-from stream_monitor.display import Display
-from stream_monitor.estimate import can_estimate, estimate
 from stream_monitor.heavy import HeavyNames
 from stream_monitor.lifecycle import (
     ENOUGH,
     EXPLANATIONS,
     LEADERS,
     Episode,
-    Lifecycle,
     awaits_explanation,
     severity,
     update_due,
 )
 from stream_monitor.outside import Outside
-from stream_monitor.reference import Column, Performance, Role, StreamKey
+from stream_monitor.reference import Column, Role, StreamKey
 from stream_monitor.relations import Relating, RelationsState
-from stream_monitor.summary import Description, Recent, describe
-from stream_monitor.trail import FINE, Origin, Trail
+from stream_monitor.telling import CITED_ROWS, KINDS, Rules, Teller
+from stream_monitor.trail import Trail
 
-PANE_ROWS: Final = 100
-"""Rows between two looks at recovery and updates; the histogram's pane."""
-LOOK_ROWS: Final = EVERY * PANE_ROWS
+LOOK_ROWS: Final = EVERY * BLOCK
 """Rows between two looks at the relations of columns."""
-CITED_ROWS: Final = FINE - PANE_ROWS
-"""Rows since the onset that an alert's current distribution is taken from, at most: what the trail surely still has."""
 RESOLVED_ROWS: Final = 500
 """Rows that the present distribution of a resolved alert is taken from."""
 MAX_UNKNOWN: Final = 1_000
 CONFIRMING_Z: Final = 5.0
 """Standard errors by which the mean rank since the onset has to differ for ADWIN or Page-Hinkley to open an alert."""
-
-KINDS: Final = {
-    Role.INPUT: AlertKind.DATA_DRIFT,
-    Role.PREDICTION: AlertKind.PREDICTION_DRIFT,
-    Role.OUTCOME: AlertKind.CONCEPT_DRIFT,
-}
-
-
-RECOVERY: Final = Recovery()
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What decides, for one stream: the lifecycle, the digest of the detection settings, and the name of the input."""
-
-    lifecycle: Lifecycle
-    config_digest: str
-    topic: str
-    recovery: Recovery = RECOVERY
-    retrain_rows: int = 5_000
-    """Rows since the onset that are enough to retrain on."""
-    worse_only: bool = False
-    """A column that became smaller raises no alert: of errors."""
 
 
 class MonitorState(msgspec.Struct):
@@ -125,7 +83,7 @@ class Monitor:
         """By column: the row at which its last episode ended, and how often it has been reopened."""
         self._better: set[int] = set()
         """Columns whose change was one for the better: their detectors begin anew at the end of the pane."""
-        self._displays: dict[int, Display] = {}
+        self._teller = Teller(stream, entry, detectors, self.trail, self._outside, rules)
         self.relating = relating
 
     @property
@@ -232,24 +190,23 @@ class Monitor:
 
     def _smaller(self, signal: Signal) -> bool:
         """Whether the rows since a signal's onset rank lower than the reference's do."""
-        counts = self._counts(signal.column, self._onset(signal)[0], signal.row)
+        counts = self._teller.counts(signal.column, self._onset(signal)[0], signal.row)
         return self.detectors.mean_rank(signal.column, counts) < self.detectors.mean_rank(signal.column)
 
     def _confirmed(self, signal: Signal) -> bool:
         """Whether the rows since the signal's onset differ from the reference, not only from the rows before."""
-        counts = self._counts(signal.column, signal.onset_row, signal.row)
+        counts = self._teller.counts(signal.column, signal.onset_row, signal.row)
         return abs(self.detectors.mean_rank_z(signal.column, counts)) > CONFIRMING_Z
 
     def _open(self, signal: Signal, finding: tuple[str, float, float, str, str]) -> Alert:
         column = signal.column
         onset_row, earliest_row = self._onset(signal)
-        counts = self._counts(column, onset_row, signal.row)
-        effect = self._effect(column, counts)
-        identity = self._id(column, State.FIRING, signal.row)
+        counts = self._teller.counts(column, onset_row, signal.row)
+        effect = self._teller.effect(column, counts)
         resolved_row, reopenings = self._past.get(column, (-1, 0))
         onset = self.trail.at(onset_row)
         episode = Episode(
-            id=identity,
+            id=self._teller.identity(column, State.FIRING, signal.row),
             column=column,
             opened_row=signal.row,
             onset_row=onset_row,
@@ -263,7 +220,7 @@ class Monitor:
             findings={signal.detector: finding},
         )
         self.episodes[column] = episode
-        return self._alert(episode, State.FIRING, signal.row, counts, identity)
+        return self._teller.alert(episode, State.FIRING, signal.row, counts)
 
     def _onset(self, signal: Signal) -> tuple[int, int]:
         """The likeliest and the earliest plausible row of the onset, whichever detector fired."""
@@ -304,21 +261,20 @@ class Monitor:
 
     def _update(self, episode: Episode, row: int) -> list[Alert]:
         counts = self._window(episode, row)
-        effect = self._effect(episode.column, counts)
+        effect = self._teller.effect(episode.column, counts)
         open_rows, felt = row - episode.opened_row, self._felt(episode.column)
         grave = severity(self._rules.lifecycle, effect.psi, open_rows, episode.severity, felt=felt)
-        enough = not episode.enough and self._retrain(episode, row).enough
+        enough = not episode.enough and self._teller.retrain(episode, row).enough
         verdict = update_due(self._rules.lifecycle, episode, row, effect.js_distance, grave)
         if verdict.publish:
             episode.severity, episode.js_distance, episode.updates = grave, effect.js_distance, episode.updates + 1
         elif not enough and not (
-            awaits_explanation(episode, row) and self._told(episode, row, counts).direction in EXPLANATIONS
+            awaits_explanation(episode, row) and self._teller.told(episode, row, counts).direction in EXPLANATIONS
         ):
             return []
         episode.published_row, episode.enough = row, episode.enough or enough
-        identity = self._id(episode.column, State.UPDATED, row)
         reason = ENOUGH if enough else verdict.reason or "what happened has become clear"
-        return [self._alert(episode, State.UPDATED, row, counts, identity, reason)]
+        return [self._teller.alert(episode, State.UPDATED, row, counts, reason)]
 
     def _felt(self, column: int) -> bool:
         """Whether the predictions may have moved with a column; only of an input can that be denied, where they are
@@ -328,149 +284,21 @@ class Monitor:
         related = self.relating is not None and self.relating.with_prediction
         return self._columns[column].role is not Role.INPUT or not watched or Role.PREDICTION in roles or related
 
-    def _told(self, episode: Episode, row: int, counts: npt.NDArray[np.int64]) -> Description:
-        before = self._display(episode.column).reference_counts
-        return describe(self._columns[episode.column], before, counts, self._recent(episode, row))
-
     def _resolve(self, column: int, row: int, reason: str) -> Alert:
         episode = self.episodes[column]
-        counts = self._counts(column, max(episode.onset_row, row - RESOLVED_ROWS), row)
-        return self._alert(episode, State.RESOLVED, row, counts, self._id(column, State.RESOLVED, row), reason)
+        counts = self._teller.counts(column, max(episode.onset_row, row - RESOLVED_ROWS), row)
+        return self._teller.alert(episode, State.RESOLVED, row, counts, reason)
 
     def _on_unknown(self, name: str, row: int) -> Alert | None:
         """One alert a feature that the reference does not know; it waits for the next reference."""
         if name in self._unknown or len(self._unknown) >= MAX_UNKNOWN:
             return None
         self._unknown.add(name)
-        origin = self.trail.at(row)
-        identity = alert_id(
-            self._rules.config_digest, self.entry.digest, "stream", AlertKind.SCHEMA_CHANGE, self.stream, name,
-            State.FIRING, origin,
-        )  # fmt: skip
-        return Alert(
-            id=identity, episode=identity, scope="stream", state=State.FIRING, kind=AlertKind.SCHEMA_CHANGE,
-            severity=Severity.WARNING, model=self.stream.model, version=self.stream.version,
-            segment=self.stream.segment, column=name, role=Role.INPUT, direction="new_feature",
-            summary=f"{name}: a feature that the reference does not know; not watched until a reference has it",
-            onset=Onset.at(origin), detected=Detected.at(origin, self._rules.topic),
-        )  # fmt: skip
-
-    def _counts(self, column: int, onset_row: int, row: int) -> npt.NDArray[np.int64]:
-        """Counts by code of the rows from the onset to `row`, the last `CITED_ROWS` of them at most."""
-        first = max(onset_row, row + 1 - CITED_ROWS)
-        codes = self.trail.codes_between(first, row + 1, column)
-        return np.bincount(codes, minlength=len(self._columns[column].strata[0].counts))
+        return self._teller.unknown(name, row)
 
     def _window(self, episode: Episode, row: int) -> npt.NDArray[np.int64]:
-        """At the end of a pane: the detectors' longer window where it lies within the episode, else as `_counts`."""
+        """At the end of a pane: the detectors' longer window where it lies within the episode, else the recent rows."""
         window = self.detectors.window(episode.column)
         if window is not None and window.sum() <= row + 1 - episode.onset_row:
             return window
-        return self._counts(episode.column, episode.onset_row, row)
-
-    def _effect(self, column: int, counts: npt.NDArray[np.int64]) -> Effect:
-        found = self.detectors.effect(column, counts)
-        return Effect(
-            js_distance=_rounded(found.js_distance), psi=_rounded(found.psi), ks=_rounded(found.ks),
-            wasserstein_rank=_rounded(found.wasserstein_rank), n=int(counts.sum()),
-        )  # fmt: skip
-
-    def _alert(
-        self,
-        episode: Episode,
-        state: State,
-        row: int,
-        counts: npt.NDArray[np.int64],
-        identity: str,
-        reason: str = "",
-    ) -> Alert:
-        column = self._columns[episode.column]
-        display = self._display(episode.column)
-        told = self._told(episode, row, counts)
-        episode.direction = told.direction
-        text = f"{column.name}: {told.text}"
-        estimated = self._estimated(column, counts)
-        if estimated is not None:
-            now, before = estimated.metrics["estimated_accuracy"], estimated.reference.get("accuracy")
-            text += (
-                f"; estimated accuracy {f'{before:.3g} → ' if before is not None else ''}{now:.3g} (from the scores)"
-            )
-        if state is State.RESOLVED:
-            text = f"{column.name}: {_RESOLVED.get(reason, reason)}"
-        return Alert(
-            id=identity, episode=episode.id, scope="column", state=state, kind=KINDS[column.role],
-            severity=episode.severity, model=self.stream.model, version=self.stream.version,
-            segment=self.stream.segment, column=column.name, role=column.role, summary=text, reason=reason,
-            direction=told.direction if state is not State.RESOLVED else "",
-            onset=Onset.at(Origin(*episode.onset), episode.earliest_time_ms),
-            detected=Detected.at(self.trail.at(row), self._rules.topic, row - episode.onset_row),
-            signals=[
-                Finding(detector=name, statistic=statistic, value=_rounded(value), threshold=_rounded(threshold),
-                        direction=direction, alternative=alternative)
-                for name, (statistic, value, threshold, direction, alternative) in sorted(episode.findings.items())
-            ],
-            effect=self._effect(episode.column, counts), importance=column.importance,
-            reference=ReferenceShare(
-                digest=self.entry.digest, origin=self.entry.reference.source.origin, n=column.n,
-                bins=display.labels, share=display.reference_share,
-            ),
-            current=CurrentShare(n=int(counts.sum()), share=display.share(counts)),
-            estimated_performance=estimated,
-            retrain=self._retrain(episode, row) if state is not State.RESOLVED else None,
-        )  # fmt: skip
-
-    def _retrain(self, episode: Episode, row: int) -> Retrain:
-        """Rows of errors are rows with a label, all of them."""
-        labelled = self._columns[episode.column].role is Role.OUTCOME
-        onset, rows = Origin(*episode.onset), row - episode.onset_row + 1
-        return Retrain.since(onset, rows, self._rules.retrain_rows, labelled=labelled)
-
-    def _estimated(self, column: Column, counts: npt.NDArray[np.int64]) -> EstimatedPerformance | None:
-        """Of a drifted score: how good predictions probably are, as long as no label says it."""
-        performance = self.entry.reference.performance
-        if not isinstance(performance, Performance) or not can_estimate(column, performance):
-            return None
-        found = estimate(column, performance, counts)
-        if found is None:
-            return None
-        return EstimatedPerformance(metrics=found.metrics, reference=performance.metrics, n=found.n)
-
-    def _recent(self, episode: Episode, row: int) -> Recent:
-        """What a description may cite of the rows since the onset, beside their counts."""
-        column, onset_row = episode.column, episode.onset_row
-        run = self._run(column, row)
-        since_ms = self.trail.at(row - run + 1).time_ms
-        return Recent(
-            self._outside.numbers(column, onset_row, row), self._outside.names(column, onset_row, row),
-            run, minute(rfc3339(since_ms)) if since_ms else "",
-        )  # fmt: skip
-
-    def _run(self, column: int, row: int) -> int:
-        """How many rows up to `row` have its code, as far as is remembered."""
-        codes = self.trail.codes_between(max(0, row + 1 - CITED_ROWS), row + 1, column)
-        others = np.flatnonzero(codes != codes[-1])
-        return len(codes) - 1 - int(others[-1]) if len(others) else len(codes)
-
-    def _id(self, column: int, state: State, row: int) -> str:
-        watched = self._columns[column]
-        return alert_id(
-            self._rules.config_digest, self.entry.digest, "column", KINDS[watched.role], self.stream, watched.name,
-            state, self.trail.at(row),
-        )  # fmt: skip
-
-    def _display(self, column: int) -> Display:
-        if column not in self._displays:
-            self._displays[column] = Display.of(self._columns[column])
-        return self._displays[column]
-
-
-_RESOLVED: Final = {
-    "returned": REASONS[Reason.RETURNED],
-    "ended": "the stream has ended: nothing has come for longer than silence.ttl_s",
-    "reference_changed": "watched against a new reference from here on",
-}
-
-
-def _rounded(value: float) -> float:
-    """Six significant digits: what is published must not differ in the last bit between machines."""
-    return float(f"{value:.6g}")
+        return self._teller.counts(episode.column, episode.onset_row, row)

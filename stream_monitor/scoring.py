@@ -30,15 +30,17 @@ from stream_monitor.alerts import (
     Severity,
     State,
     alert_id,
+    rounded,
 )
 from stream_monitor.baseline import error_values, learn
 from stream_monitor.batch import Origins
 from stream_monitor.bets import Bet
 from stream_monitor.book import Entry
+from stream_monitor.detectors.ensemble import PANE_ROWS
 from stream_monitor.encode import codes_of
 from stream_monitor.errors import WireError
 from stream_monitor.lifecycle import ENOUGH
-from stream_monitor.monitor import PANE_ROWS, Monitor
+from stream_monitor.monitor import Monitor
 from stream_monitor.outcomes import Values, joined
 from stream_monitor.performance import (
     HIGHER_IS_BETTER,
@@ -374,8 +376,8 @@ class Scoring:
             summary=f"{said}: {reason}" if state is State.RESOLVED else said, reason=reason,
             onset=Onset.at(Origin(*broken.onset)),
             detected=Detected.at(self.monitor.trail.at(row), self.rules.topic, row - broken.onset_row),
-            signals=[Finding(detector="bet", statistic="log_e_value", value=float(f"{guard.bet.evidence:.6g}"),
-                             threshold=float(f"{np.log(guard.bet.threshold):.6g}"), direction="worse")],
+            signals=[Finding(detector="bet", statistic="log_e_value", value=rounded(guard.bet.evidence),
+                             threshold=rounded(float(np.log(guard.bet.threshold))), direction="worse")],
             performance=fact,
             retrain=self._retrain(broken, row) if state is not State.RESOLVED else None,
         )  # fmt: skip
@@ -415,12 +417,8 @@ def fact_of(
     interval: Interval, reference: float | None, bound: str = "", limit: float | None = None
 ) -> PerformanceFact:
     """An interval as published, to six digits."""
-
-    def short(value: float) -> float:
-        return float(f"{value:.6g}")
-
     return PerformanceFact(
-        metric=interval.metric, value=short(interval.value), low=short(interval.low), high=short(interval.high),
-        n=interval.n, method=interval.method, bound=bound, limit=None if limit is None else short(limit),
-        reference=None if reference is None else short(reference),
+        metric=interval.metric, value=rounded(interval.value), low=rounded(interval.low), high=rounded(interval.high),
+        n=interval.n, method=interval.method, bound=bound, limit=None if limit is None else rounded(limit),
+        reference=None if reference is None else rounded(reference),
     )  # fmt: skip

@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from stream_monitor.alerts import Across, Alert, State
 from stream_monitor.batch import CodedBatch, Extra
-from stream_monitor.monitor import CITED_ROWS, Monitor
+from stream_monitor.monitor import Monitor
 from stream_monitor.reference import Reference, Segment
 from stream_monitor.segments import NONE, Router, levels, watched_columns
+from stream_monitor.telling import CITED_ROWS
 
 Codes = npt.NDArray[np.uint8]
 Times = npt.NDArray[np.int64]

@@ -17,13 +17,14 @@ from stream_monitor.fit import FitOptions, fit
 from stream_monitor.incidents import Incidents
 from stream_monitor.limits import WarmupBudget
 from stream_monitor.model import Model
-from stream_monitor.monitor import Monitor, Rules
+from stream_monitor.monitor import Monitor
 from stream_monitor.privacy import veil_of
 from stream_monitor.reference import MAX_COLUMNS, Reference, Season, Segment, StreamKey, Task
 from stream_monitor.relations import Policy, Relating
 from stream_monitor.scoring import Scoring, ScoringRules
 from stream_monitor.segments import reference_of, segment_budget, whole_budget
 from stream_monitor.stream import Stream
+from stream_monitor.telling import Rules
 from stream_monitor.waiting import Waiting
 
 RELATIONS_SHARE: Final = 0.05

@@ -25,8 +25,9 @@ from stream_monitor.config import DetectionSettings
 from stream_monitor.detectors.ensemble import DetectorSet
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, fit
-from stream_monitor.monitor import Monitor, Rules
+from stream_monitor.monitor import Monitor
 from stream_monitor.reference import Column, Kind, Reference, StreamKey
+from stream_monitor.telling import Rules
 
 Codes = npt.NDArray[np.uint8]
 

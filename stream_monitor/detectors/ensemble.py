@@ -28,6 +28,7 @@ RIVER: Final = version("river")  # read from disk: once, not at every save
 STATE_SCHEMA: Final = 2
 """Part of every detector's tag: raise it when a detector's arrays change their meaning."""
 PANE_ROWS: Final = 100
+"""Rows between two looks at recovery, updates and pacing; the histogram's pane."""
 _PACING_TAG: Final = "pacing/1"
 
 

@@ -16,7 +16,7 @@ PURE = (
     "events", "features", "fit", "gaps", "heavy", "held", "incident_state", "incidents", "inject", "labels",
     "lifecycle", "merge", "model", "model_state", "monitor", "outcomes", "outside", "performance", "reference",
     "relations", "scoring", "scoring_state", "season", "signatures", "silence", "state", "stream", "streams",
-    "summary", "topics", "trail", "waiting", "wire",
+    "summary", "telling", "topics", "trail", "waiting", "wire",
 )  # fmt: skip
 WORLDLY = {
     "asyncio", "kafka", "logging", "os", "pathlib", "random", "requests", "select", "socket", "structlog",
