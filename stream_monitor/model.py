@@ -74,6 +74,7 @@ class Model:
         for batch in labels:
             self.counts.labels += len(batch)
             alerts += self._outcomes(self.waiting.label(self._labels(batch), self.counts))
+        self.waiting.expire(self.counts)
         return alerts
 
     def report(self) -> Report:

@@ -26,7 +26,8 @@ def line(alert: Alert) -> str:
     since = "" if dated else f"[dim]{escape(_since(alert))}:[/] "
     subject = alert.column or alert.kind
     told = escape(alert.summary.removeprefix(f"{alert.column}: "))
-    return f"{head}  {escape(str(alert.stream))}  [bold]{escape(subject)}[/]\n   {INDENT}{since}{told}"
+    why = f"  [dim]{escape(alert.reason)}[/]" if alert.state is State.UPDATED else ""
+    return f"{head}  {escape(str(alert.stream))}  [bold]{escape(subject)}[/]{why}\n   {INDENT}{since}{told}"
 
 
 def _since(alert: Alert) -> str:

@@ -102,6 +102,14 @@ class Waiting:
         """Take labels (`ENTRY` with stream `EARLY`), in order; the pairs they make. One without a prediction waits."""
         return self._take(entries, np.zeros(len(entries), dtype=LABEL), counts, labels=True)
 
+    def expire(self, counts: Counts) -> None:
+        """Let go what has waited for longer than the horizon. To be called when all labels that are there were taken:
+        what comes at once may span more than that."""
+        tally = np.zeros(len(_TALLIES), dtype=np.int64)
+        before_ms = self.newest_ms - self._horizon_ms
+        self.first = _expire(self._entries, self._labels, self._index, self.first, self.next, before_ms, tally)
+        _count(counts, tally)
+
     def _take(self, entries: Records, given: Records, counts: Counts, *, labels: bool) -> Records:
         parts = [np.zeros(0, dtype=PAIR)]
         start = 0
@@ -122,8 +130,7 @@ class Waiting:
             numbers, tally,
         )  # fmt: skip
         self.first, self.next, self.newest_ms, fresh = head.tolist()
-        for name, number in zip(_TALLIES, tally.tolist(), strict=True):
-            setattr(counts, name, getattr(counts, name) + number)
+        _count(counts, tally)
         self._fresh.append(numbers[:fresh].copy())
         return pairs[:count].copy()
 
@@ -194,6 +201,11 @@ class Waiting:
         self._allot(min(self._most, max(FIRST_CAPACITY, len(entries))))
         self._fill(entries[surplus:], known[surplus:])
         self._fresh = []
+
+
+def _count(counts: Counts, tally: Numbers) -> None:
+    for name, number in zip(_TALLIES, tally.tolist(), strict=True):
+        setattr(counts, name, getattr(counts, name) + number)
 
 
 @njit
@@ -269,9 +281,6 @@ def _advance(
             continue
         if not are_labels:
             newest = max(newest, new.record_ms)
-        while first < stop and entries[first % capacity].record_ms < newest - horizon_ms:
-            _let_go(entries, labels, index, first, tally, 1)
-            first += 1
         place = _find(entries, index, new.id_a, new.id_b)
         # Walk the chain: what is known of the id?
         known, twice = np.int64(-1), False
@@ -310,7 +319,7 @@ def _advance(
             tally[7] += 1
             continue
         if stop - first == capacity:
-            _let_go(entries, labels, index, first, tally, 2)
+            _let_go(entries, labels, index, first, tally, 1 if _expired(entries, first, newest - horizon_ms) else 2)
             if known == first % capacity:
                 known = np.int64(-1)  # its label goes with it
             first += 1
@@ -340,6 +349,21 @@ def _advance(
         stop += 1
     head[0], head[1], head[2], head[3] = first, stop, newest, fresh
     return count
+
+
+@njit
+def _expired(entries: Any, number: int, before_ms: int) -> bool:
+    expired: bool = entries[number % len(entries)].record_ms < before_ms
+    return expired
+
+
+@njit
+def _expire(entries: Any, labels: Any, index: Any, first: int, stop: int, before_ms: int, tally: Any) -> int:
+    """Let the oldest entries go that came before that time; returns the number of the first that is left."""
+    while first < stop and _expired(entries, first, before_ms):
+        _let_go(entries, labels, index, first, tally, 1)
+        first += 1
+    return first
 
 
 @njit

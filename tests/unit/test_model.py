@@ -85,6 +85,19 @@ def test_what_waits_too_long_is_let_go_and_counted() -> None:
     assert found.waiting == 100
 
 
+def test_labels_read_together_with_a_backlog_longer_than_the_horizon_are_joined() -> None:
+    world = labelled(horizon_hours=1)
+    worker = world.worker()
+    old, new = rows(100), rows(100, first=1_000_000)
+    world.write(old)
+    world.now_s += 10_000
+    world.write(new)
+    write_labels(world, [(event.id, 1) for event in (*old, *new)])
+    world.settle(worker)
+    found = report(worker)
+    assert (found.counts.joined, found.counts.unjoined) == (200, 0)
+
+
 def test_beyond_the_most_the_oldest_are_dropped_and_counted() -> None:
     world = labelled(max_waiting=1_000)
     worker = world.worker()

@@ -50,8 +50,6 @@ class Naive:
     def take(self, id: int, stream: int, number: float, record_ms: int) -> list[Pair]:
         if stream != EARLY:
             self.newest_ms = max(self.newest_ms, record_ms)
-        while self.there and self.there[0].record_ms < self.newest_ms - self.horizon_ms:
-            self._let_go("unjoined")
         same = [one for one in self.there if one.id == id]
         labels = [one.label if one.stream != EARLY else one.number for one in same]
         known = next((label for label in labels if label is not None), None)
@@ -70,7 +68,7 @@ class Naive:
         if len(self.there) == self.most:
             if self.there[0].id == id and known is not None and sum(label is not None for label in labels) == 1:
                 known = None
-            self._let_go("dropped")
+            self._let_go("unjoined" if self._expired() else "dropped")
         self.there.append(one := _One(id, stream, number, record_ms))
         if stream == EARLY or known is None:
             return []
@@ -80,6 +78,13 @@ class Naive:
             if early.stream == EARLY:
                 early.label = known
         return [(id, stream, known)]
+
+    def _expired(self) -> bool:
+        return self.there[0].record_ms < self.newest_ms - self.horizon_ms
+
+    def expire(self) -> None:
+        while self.there and self._expired():
+            self._let_go("unjoined")
 
     def _let_go(self, reason: str) -> None:
         one = self.there.pop(0)
@@ -106,6 +111,9 @@ def test_it_joins_as_the_obvious_way_does(seed: int) -> None:
         taken = waiting.label(given, counts) if labels else waiting.predict(given, no_labels(size), counts)
         wanted = [pair for row in zip(ids, streams, numbers, times, strict=True) for pair in naive.take(*row)]
         assert [(int(p["entry"]["id_a"]), int(p["entry"]["stream"]), float(p["label"])) for p in taken] == wanted
+        if rng.random() < 0.7:
+            waiting.expire(counts)
+            naive.expire()
         if rng.random() < 0.3:
             waiting = saved_and_read_back(waiting, horizon, most)
     assert counts == naive.counts
