@@ -85,7 +85,7 @@ _COLUMNS = (
 
 
 _LABELS = (
-    ("model", False), ("predictions", True), ("labelled", True), ("after (median, 99 %)", True), ("waiting", True),
+    ("model", False), ("predictions", True), ("labelled", True), ("after (median, 99 %)", True), ("held", True),
     ("left without", True), ("dropped", True), ("no id", True), ("without a prediction", True), ("corrections", True),
     ("unusable", True),
 )  # fmt: skip

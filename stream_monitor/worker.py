@@ -174,7 +174,7 @@ class Worker:
             fields |= {"watched": counts.rows, "alerts": counts.alerts.total(), "stale": counts.stale_rows}
         log.info("progress", **fields)
         for model, report in (self.detect.outcomes() if self.detect is not None else {}).items():
-            log.info("labels", model=model, waiting=report.waiting, coverage=report.coverage, delay_s=report.delay_s,
+            log.info("labels", model=model, held=report.waiting, coverage=report.coverage, delay_s=report.delay_s,
                      **report.shown())  # fmt: skip
 
 
