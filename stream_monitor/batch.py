@@ -18,8 +18,7 @@ import numpy.typing as npt
 from stream_monitor import wire
 from stream_monitor.errors import WireError
 from stream_monitor.events import Row
-from stream_monitor.labels import values_in
-from stream_monitor.outcomes import Outcomes
+from stream_monitor.outcomes import Outcomes, values_in
 from stream_monitor.reference import MAX_COLUMNS, StreamKey
 
 KIND: Final = b"B"

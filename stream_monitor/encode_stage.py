@@ -1,7 +1,7 @@
 """The encode stage: predictions and labels → codes. Stateless; one transaction holds codes, rejects and input offsets.
 
-Labels are read by the same consumer and written by the same transactions, but stand outside of all ordering: a label
-belongs to a prediction by its id, not by its time. No tick speaks of their partitions.
+Labels are read by the same consumer and written by the same transactions, but are merged apart: a label belongs to a
+prediction by its id, not by its time, and neither topic is to wait for the other.
 """
 
 from __future__ import annotations
@@ -93,12 +93,14 @@ class EncodeStage:
         self._encoder = Encoder(settings, feed.book)
         self._ownership = Ownership(broker, self._consumer, self._group, inputs)
         self._merger = Merger(settings.input.max_idle_ms / 1000)
+        self._label_merger = Merger(settings.input.max_idle_ms / 1000)
         self._pending: list[Merged] = []
+        self._pending_labels: list[Merged] = []
         self._pending_bytes = 0
-        self._labels: list[Record] = []
         self._gaps: dict[TopicPartition, gaps.Found] = {}
         """Found since the last commit, to be told with the next one."""
-        self._partitions_in = 0
+        self._partitions_in: dict[str, int] = {}
+        """Of the input topics, by name."""
         self._busy_s = 0.0
         self._paused: set[TopicPartition] = set()
         self._throttled = False
@@ -115,12 +117,10 @@ class EncodeStage:
         if polled.assigned:
             self._busy_s = now_s
         for partition, records in polled.records.items():
-            if self._is_labels(partition):
-                self._labels += dated(records)
-                self._pending_bytes += size_of(records)
-            else:
-                self._merger.add(partition, dated(records), self._clock_ms())
-        self._take(now_s)
+            self._merger_of(partition).add(partition, dated(records), self._clock_ms())
+        # Labels first, and half of the room at most: neither backlog is to keep the other from being read.
+        self._take(self._label_merger, self._pending_labels, self._room // 2, now_s)
+        self._take(self._merger, self._pending, self._room, now_s)
         self._check_lag(now_s)
         self._regulate()
         if not self._throttled:  # else nobody moves
@@ -132,19 +132,22 @@ class EncodeStage:
     @property
     def idle(self) -> bool:
         """Whether everything read is committed."""
-        return not self._waiting and not any(self._merger.buffered(p) for p in self._inputs())
+        return not self._waiting and not any(self._merger_of(p).buffered(p) for p in self._consumer.assignment())
 
     @property
     def _waiting(self) -> int:
         """Records read that the next transaction will take."""
-        return len(self._pending) + len(self._labels)
+        return len(self._pending) + len(self._pending_labels)
 
     def _is_labels(self, partition: TopicPartition) -> bool:
         return partition.topic == self._settings.topics.labels
 
-    def _inputs(self) -> set[TopicPartition]:
-        """The partitions of the predictions that are held."""
-        return {partition for partition in self._consumer.assignment() if not self._is_labels(partition)}
+    def _merger_of(self, partition: TopicPartition) -> Merger:
+        return self._label_merger if self._is_labels(partition) else self._merger
+
+    def _inputs(self, merger: Merger) -> set[TopicPartition]:
+        """The partitions held that it merges."""
+        return {partition for partition in self._consumer.assignment() if self._merger_of(partition) is merger}
 
     def levels(self) -> EncodeLevels:
         return EncodeLevels(lag_of(self._consumer, self._ends), self._lag, self._throttled)
@@ -170,22 +173,33 @@ class EncodeStage:
     def _apply_rebalance(self, polled: Polled) -> None:
         gone = polled.revoked | polled.lost
         if gone:
-            self._merger.drop(gone)
+            self._forget(gone)
             self._paused -= gone
             self._gaps = {partition: gap for partition, gap in self._gaps.items() if partition not in gone}
-            self._pending = [(key, r) for key, r in self._pending if TopicPartition(r.topic, r.partition) not in gone]
-            self._labels = [r for r in self._labels if TopicPartition(r.topic, r.partition) not in gone]
-            self._pending_bytes = size_of([*map(_record_of, self._pending), *self._labels])
+            self._pending, self._pending_labels = (
+                [(key, r) for key, r in pending if TopicPartition(r.topic, r.partition) not in gone]
+                for pending in (self._pending, self._pending_labels)
+            )
+            self._pending_bytes = size_of([record for _, record in (*self._pending, *self._pending_labels)])
         if polled.assigned:
-            self._merger.assign(partition for partition in polled.assigned if not self._is_labels(partition))
+            self._await(polled.assigned)
             self._start(polled.assigned)
-            topic = self._settings.topics.predictions
-            self._partitions_in = self._broker.topics([topic])[topic].partitions
+            topics = [topic for topic in (self._settings.topics.predictions, self._settings.topics.labels) if topic]
+            self._partitions_in = {topic: info.partitions for topic, info in self._broker.topics(topics).items()}
         if polled.out_of_range:
             self._seek_to_kept(polled.out_of_range)
         if gone or polled.assigned:
             log.info("partitions", stage=STAGE, assigned=len(polled.assigned), given_up=len(gone),
                      held=len(self._consumer.assignment()))  # fmt: skip
+
+    def _forget(self, partitions: Collection[TopicPartition]) -> None:
+        for merger in (self._merger, self._label_merger):
+            merger.drop(partitions)
+
+    def _await(self, partitions: Collection[TopicPartition]) -> None:
+        """Begin to merge them, each where it belongs."""
+        for partition in partitions:
+            self._merger_of(partition).assign([partition])
 
     def _start(self, partitions: Collection[TopicPartition]) -> None:
         """Seek partitions to their committed offsets, or to where a new group starts, and read on."""
@@ -206,21 +220,24 @@ class EncodeStage:
             gap = gaps.find(partition.topic, partition.partition, position, gaps.Bounds(first, end))
             log.error("gap: the stored position is not in the log any more", topic=gap.topic, partition=gap.partition,
                       position=position, goes_on_at=gap.resumed_at, lost=gap.lost)  # fmt: skip
-            if gap.anew and not self._is_labels(partition):  # else what was read is encoded, though the log has lost it
-                self._merger.drop([partition])
-                self._merger.assign([partition])
+            if gap.anew:  # else what was read is encoded, though the log has lost it
+                self._await([partition])
             self._gaps[partition] = gap
             self._consumer.seek(partition, gap.resumed_at)
         self._consumer.resume(partitions)
 
-    def _take(self, now_s: float) -> None:
-        room = self._settings.worker.max_transaction_bytes - self._pending_bytes
-        limit = min(MAX_PENDING_RECORDS - len(self._pending), self._merger.fitting(room))
+    @property
+    def _room(self) -> int:
+        """Bytes that the next transaction still takes."""
+        return self._settings.worker.max_transaction_bytes - self._pending_bytes
+
+    def _take(self, merger: Merger, pending: list[Merged], room: int, now_s: float) -> None:
+        limit = min(MAX_PENDING_RECORDS - len(pending), merger.fitting(room))
         if limit <= 0:
             return
-        lagging = [partition for partition in self._inputs() if self._lags(partition)]
-        taken = self._merger.take(lagging, limit, now_s)
-        self._pending += taken
+        lagging = [partition for partition in self._inputs(merger) if self._lags(partition)]
+        taken = merger.take(lagging, limit, now_s)
+        pending += taken
         self._pending_bytes += size_of(list(map(_record_of, taken)))
 
     def _lags(self, partition: TopicPartition) -> bool:
@@ -241,10 +258,8 @@ class EncodeStage:
 
     def _fill(self, partition: TopicPartition) -> float:
         """How full the buffer of a partition is, by records or by bytes; from 1 on it is too full."""
-        if self._is_labels(partition):
-            return len(self._labels) / BUFFERED_RECORDS
         share = max(LEAST_BUFFER_BYTES, BUFFERED_BYTES // max(1, len(self._consumer.assignment())))
-        merger = self._merger
+        merger = self._merger_of(partition)
         return max(merger.buffered(partition) / BUFFERED_RECORDS, merger.buffered_bytes(partition) / share)
 
     def _check_lag(self, now_s: float) -> None:
@@ -290,10 +305,11 @@ class EncodeStage:
         if member is None:
             return
         offsets = {partition: self._next_offset(partition) for partition in self._consumer.assignment()}
-        self._pending.sort(key=itemgetter(0))  # late records of a partition that was not waited for
+        for pending in (self._pending, self._pending_labels):
+            pending.sort(key=itemgetter(0))  # late records of a partition that was not waited for
         now_ms = self._clock_ms()
         messages = self._encoder.encode(self._pending, self.counts, now_ms)
-        messages += self._encoder.encode_labels(self._labels, self.counts, now_ms)
+        messages += self._encoder.encode_labels(self._pending_labels, self.counts, now_ms)
         messages += self._ticks()
         messages += self._told_gaps()
         try:
@@ -304,7 +320,7 @@ class EncodeStage:
             log.warning("transaction rolled back, reading again", stage=STAGE, why=str(error))
             self._rewind()
             return
-        self._pending, self._labels, self._pending_bytes = [], [], 0
+        self._pending, self._pending_labels, self._pending_bytes = [], [], 0
         self._lag += len(messages)  # rejects too: on the safe side
         self.counts.gaps += len(self._gaps)
         self.counts.lost_records += sum(gap.lost for gap in self._gaps.values())
@@ -321,26 +337,30 @@ class EncodeStage:
 
     def _ticks(self) -> Iterator[Message]:
         """How far this encoder's partitions have come, to every codes partition, behind the rows."""
-        now_ms = self._clock_ms()
-        promises = {
-            partition.partition: self._merger.promise_ms(partition, lagging=self._lags(partition), now_ms=now_ms)
-            for partition in self._inputs()
-        }
-        total = max(self._partitions_in, *(number + 1 for number in promises), 0)
-        data = encode_tick(Tick(now_ms, total, promises), self._settings.worker.writes_version)
-        topics = self._settings.topics
+        now_ms, topics = self._clock_ms(), self._settings.topics
+        rows = self._promises(self._merger, topics.predictions, now_ms)
+        labels = self._promises(self._label_merger, topics.labels or "", now_ms)
+        data = encode_tick(Tick(now_ms, *rows, *labels), self._settings.worker.writes_version)
         return (Message(topics.codes, TICK_KEY, data, number) for number in range(topics.partitions))
 
+    def _promises(self, merger: Merger, topic: str, now_ms: int) -> tuple[int, dict[int, int]]:
+        """How many partitions the topic has, and how far those held have come."""
+        promises = {
+            partition.partition: merger.promise_ms(partition, lagging=self._lags(partition), now_ms=now_ms)
+            for partition in self._inputs(merger)
+        }
+        return max(self._partitions_in.get(topic, 0), *(number + 1 for number in promises), 0), promises
+
     def _next_offset(self, partition: TopicPartition) -> int:
-        waiting = None if self._is_labels(partition) else self._merger.first_offset(partition)
+        waiting = self._merger_of(partition).first_offset(partition)
         return self._consumer.position(partition) if waiting is None else waiting
 
     def _rewind(self) -> None:
         """Forget everything uncommitted and read it again."""
         assigned = self._consumer.assignment()
-        self._pending, self._labels, self._pending_bytes = [], [], 0
-        self._merger.drop(assigned)
-        self._merger.assign(self._inputs())
+        self._pending, self._pending_labels, self._pending_bytes = [], [], 0
+        self._forget(assigned)
+        self._await(assigned)
         self._gaps.clear()  # they will be found again
         self._paused.clear()
         self._start(assigned)

@@ -118,14 +118,14 @@ class Encoder:
             decoded.segments = ["" if model in parted else segment
                                 for model, segment in zip(decoded.models, decoded.segments, strict=True)]  # fmt: skip
 
-    def encode_labels(self, records: Sequence[Record], counts: EncodeCounts, now_ms: int) -> list[Message]:
-        """All messages for records of the labels topic: labels by model, in the order read, and rejects."""
+    def encode_labels(self, entries: Sequence[Merged], counts: EncodeCounts, now_ms: int) -> list[Message]:
+        """All messages for records of the labels topic: labels by model, in the order given, and rejects."""
         by_model: dict[str, list[Label]] = {}
         messages: list[Message] = []
         latest_ms = self._latest_ms(now_ms)
-        for record in records:
+        for merge_ms, record in entries:
             for label in decode_labels(
-                record.value, record.timestamp_ms, record.partition, record.offset, self._label_shape
+                record.value, record.timestamp_ms, record.partition, record.offset, self._label_shape, merge_ms
             ):
                 admitted = self._admitted(label, latest_ms)
                 if isinstance(admitted, Reject):

@@ -12,7 +12,6 @@ import msgspec
 from stream_monitor import model_state
 from stream_monitor import state as states
 from stream_monitor.incidents import Incidents
-from stream_monitor.labels import LabelBatch
 from stream_monitor.limits import Roster
 from stream_monitor.model import Model
 from stream_monitor.ordering import (
@@ -67,13 +66,12 @@ class Tracked:
 
 @dataclass(slots=True)
 class TrackedModel:
-    """A model in memory, what waits for the next tick (rows for earlier ones, labels in any case), and the same account
-    as of a stream."""
+    """A model in memory, its rows and its labels that wait for earlier ones, and the same account as of a stream."""
 
     model: Model
     queue: Queue
     saved: model_state.Saved
-    labels: list[tuple[int, LabelBatch]] = field(default_factory=list)
+    labels: Queue = field(default_factory=Queue)
     unsaved_from: int | None = None
     outdated: bool = False
     told_ms: int = LONG_AGO
@@ -81,7 +79,7 @@ class TrackedModel:
     @property
     def first_offset(self) -> int | None:
         """Of the first codes record that has not been fed whole."""
-        rows, labels = self.queue.first_offset, min((offset for offset, _ in self.labels), default=None)
+        rows, labels = self.queue.first_offset, self.labels.first_offset
         return min(rows, labels) if rows is not None and labels is not None else rows if labels is None else labels
 
 
@@ -144,6 +142,8 @@ class Held:
             tracked = self.tracked(subject)
             if tracked.queue.stamp > offset:
                 tracked.queue.stamp = offset
+                if isinstance(tracked, TrackedModel):
+                    tracked.labels.stamp = offset
                 self.note_unsaved(tracked, subject, offset)
 
     def tracked(self, subject: Subject) -> Tracked | TrackedModel:

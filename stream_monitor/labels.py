@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_monitor import wire
+from stream_monitor.batch import Origins
 from stream_monitor.errors import WireError
 from stream_monitor.events import DATES_MS, Limits, Reject, documents_of, lookup, parse_time
-from stream_monitor.outcomes import MAX_NAMES, NO_NAME, Ids, Values, ids_of, value_of, values_of
+from stream_monitor.outcomes import Ids, Values, ids_of, value_of, values_in, values_of
 
 KIND: Final = b"L"
 MAX_LABELS: Final = 65_536
@@ -39,7 +40,8 @@ class LabelShape:
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
-    """One label as it came. `time_ms`: when it became known, its own or its record's; origin as a row's."""
+    """One label as it came. `time_ms`: when it became known, its own or its record's; `record_ms`: the time it is
+    merged by; origin as a row's."""
 
     model: str
     id: str
@@ -48,12 +50,19 @@ class Label(msgspec.Struct, frozen=True, gc=False):
     partition: int
     offset: int
     index: int
+    record_ms: int = 0
 
 
 def decode_labels(
-    value: bytes | None, timestamp_ms: int, partition: int, offset: int, shape: LabelShape
+    value: bytes | None,
+    timestamp_ms: int,
+    partition: int,
+    offset: int,
+    shape: LabelShape,
+    merge_ms: int | None = None,
 ) -> list[Label | Reject]:
-    """All labels and rejects of one record, in order; never raises.
+    """All labels and rejects of one record, in order; never raises. `merge_ms`: what it was merged by, its time stamp
+    unless said.
 
     >>> found = decode_labels(b'{"model":"m","id":7,"label":1}', 5, 0, 3, LabelShape())
     >>> found[0].id, found[0].label, found[0].time_ms
@@ -62,21 +71,23 @@ def decode_labels(
     'no_id'
     """
     documents = documents_of(value, partition, offset, shape.limits)
+    times = timestamp_ms, timestamp_ms if merge_ms is None else merge_ms
     return [
-        document if isinstance(document, Reject) else _label_of(document, timestamp_ms, partition, offset, i, shape)
+        document if isinstance(document, Reject) else _label_of(document, times, partition, offset, i, shape)
         for i, document in enumerate(documents)
     ]
 
 
 def _label_of(
-    document: object, timestamp_ms: int, partition: int, offset: int, index: int, shape: LabelShape
+    document: object, times: tuple[int, int], partition: int, offset: int, index: int, shape: LabelShape
 ) -> Label | Reject:
+    """`times`: the record's time stamp, and what it was merged by."""
     if not isinstance(document, dict):
         return Reject("not_an_object", "a label is an object", partition, offset, index)
     get: Callable[[str | None], Any] = partial(lookup, document)
     model, identity = shape.fixed_model or get(shape.model), get(shape.id)
     given_time = get(shape.time)
-    time_ms = timestamp_ms if given_time is None else parse_time(given_time)
+    time_ms = times[0] if given_time is None else parse_time(given_time)
     refusal: tuple[str, str] | None = None
     if model is None or model == "":
         refusal = ("no_model", "no model name")
@@ -96,25 +107,27 @@ def _label_of(
         return Reject(*refusal, partition, offset, index)
     assert time_ms is not None  # else refused above; for the type checker
     assert isinstance(model, str)
-    return Label(model, str(identity), get(shape.label), time_ms, partition, offset, index)
+    return Label(model, str(identity), get(shape.label), time_ms, partition, offset, index, times[1])
 
 
 @dataclass(frozen=True, slots=True)
 class LabelBatch:
-    """Labels of one model, arrays of `[labels]`; `names`: what the categories refer to. Origin as of a row, on the
+    """Labels of one model, arrays of `[labels]`; `names`: what the categories refer to. Origins as of rows, on the
     labels topic."""
 
     model: str
     ids: Ids
     value: Values
     names: tuple[str, ...]
-    time_ms: npt.NDArray[np.int64]
-    partition: npt.NDArray[np.int32]
-    offset: npt.NDArray[np.int64]
-    index: npt.NDArray[np.int32]
+    origins: Origins
 
     def __len__(self) -> int:
-        return len(self.time_ms)
+        return len(self.origins)
+
+    def take(self, labels: slice | npt.NDArray[np.intp]) -> LabelBatch:
+        return LabelBatch(
+            self.model, self.ids[labels], self.value.take(labels), self.names, self.origins.take(labels)
+        )  # fmt: skip
 
     @classmethod
     def of(cls, model: str, labels: Sequence[Label]) -> LabelBatch:
@@ -124,10 +137,13 @@ class LabelBatch:
             ids_of(label.id for label in labels),
             values_of([label.label for label in labels], names),
             tuple(names),
-            np.array([label.time_ms for label in labels], dtype=np.int64),
-            np.array([label.partition for label in labels], dtype=np.int32),
-            np.array([label.offset for label in labels], dtype=np.int64),
-            np.array([label.index for label in labels], dtype=np.int32),
+            Origins(
+                np.array([label.partition for label in labels], dtype=np.int32),
+                np.array([label.offset for label in labels], dtype=np.int64),
+                np.array([label.index for label in labels], dtype=np.int32),
+                np.array([label.time_ms for label in labels], dtype=np.int64),
+                np.array([label.record_ms for label in labels], dtype=np.int64),
+            ),
         )
 
 
@@ -142,6 +158,7 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True):
     partition: bytes
     offset: bytes
     index: bytes
+    record_ms: bytes
 
 
 _decoder = msgspec.msgpack.Decoder(_Wire)
@@ -158,13 +175,14 @@ def encode_labels(model: str, labels: Sequence[Label], version: int = wire.NEWES
 
 
 def _frame(batch: LabelBatch, version: int) -> bytes:
-    name = batch.value.name.tobytes() if batch.names else b""
+    name, origins = batch.value.name.tobytes() if batch.names else b"", batch.origins
     return wire.pack(
         KIND,
         version,
         _Wire(
             batch.model, len(batch), batch.ids.tobytes(), batch.value.number.tobytes(), name, list(batch.names),
-            batch.time_ms.tobytes(), batch.partition.tobytes(), batch.offset.tobytes(), batch.index.tobytes(),
+            origins.time_ms.tobytes(), origins.partition.tobytes(), origins.offset.tobytes(), origins.index.tobytes(),
+            origins.record_ms.tobytes(),
         ),
     )  # fmt: skip
 
@@ -179,22 +197,15 @@ def decode_label_batch(data: bytes | None) -> LabelBatch:
         wire.array(w.ids, "<u8", 2 * w.rows, "ids").reshape(w.rows, 2),  # type: ignore[arg-type]  # the dtype is in the text
         values_in(w.number, w.name, w.names, w.rows, "label"),
         tuple(w.names),
-        wire.array(w.time_ms, "<i8", w.rows, "time_ms"),  # type: ignore[arg-type]
-        wire.array(w.partition, "<i4", w.rows, "partition"),  # type: ignore[arg-type]
-        wire.array(w.offset, "<i8", w.rows, "offset"),  # type: ignore[arg-type]
-        wire.array(w.index, "<i4", w.rows, "index"),  # type: ignore[arg-type]
+        Origins(
+            wire.array(w.partition, "<i4", w.rows, "partition"),  # type: ignore[arg-type]
+            wire.array(w.offset, "<i8", w.rows, "offset"),  # type: ignore[arg-type]
+            wire.array(w.index, "<i4", w.rows, "index"),  # type: ignore[arg-type]
+            wire.array(w.time_ms, "<i8", w.rows, "time_ms"),  # type: ignore[arg-type]
+            wire.array(w.record_ms, "<i8", w.rows, "record_ms"),  # type: ignore[arg-type]
+        ),
     )
-    if not (int(batch.time_ms.min()) in DATES_MS and int(batch.time_ms.max()) in DATES_MS):
+    times = batch.origins.time_ms
+    if not (int(times.min()) in DATES_MS and int(times.max()) in DATES_MS):
         raise WireError("labels with times that are no dates")
     return batch
-
-
-def values_in(number: bytes, name: bytes, names: Sequence[str], rows: int, what: str) -> Values:
-    """Numbers and categories from their bytes (`name` empty: all are numbers); raises WireError."""
-    numbers: Any = wire.array(number, "<f8", rows, what)
-    places: Any = wire.array(name, "<i2", rows, what) if name else np.full(rows, NO_NAME, dtype=np.int16)
-    if len(names) > 2 * MAX_NAMES or (name and not (places.min() >= NO_NAME and places.max() < len(names))):
-        raise WireError(f"{what}: a category that has no name")
-    if np.isinf(numbers).any():
-        raise WireError(f"{what}: an infinite number")
-    return Values(numbers, places)

@@ -1,7 +1,7 @@
 """One model over all its versions and segments: predictions joined with their labels. Pure: no I/O, no clock.
 
-It is fed at ticks: first the rows that the tick let go, of all streams, in the order of (merge time, input partition,
-offset, index), then the labels that came since the tick before. So everything is a function of the codes topic.
+It is fed at ticks: first the rows that the tick let go, of all streams, then the labels that it let go, both in the
+order of (merge time, input partition, offset, index). So everything is a function of the codes topic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stream_monitor.alerts import Alert, AlertKind
 from stream_monitor.batch import Origins
 from stream_monitor.book import ReferenceBook
 from stream_monitor.labels import LabelBatch
-from stream_monitor.ordering import OutcomeRun
+from stream_monitor.ordering import LONG_AGO, OutcomeRun
 from stream_monitor.outcomes import NO_NAME, Values
 from stream_monitor.reference import StreamKey
 from stream_monitor.scoring import Scoring
@@ -29,6 +29,7 @@ NewScoring = Callable[[StreamKey], Scoring]
 MAX_CLASSES: Final = 1_000
 """Of one model; a category beyond them has no value."""
 MAX_STREAMS: Final = 32_000
+ORIGIN: Final = ("time_ms", "record_ms", "offset", "partition", "index")
 DELAY_BUCKETS_MS: Final = tuple(round(1_000 * 2 ** (i / 2)) for i in range(64))
 """Upper ends of the buckets that delays are counted in: a second to 73 years, each √2 times the one before."""
 
@@ -66,15 +67,25 @@ class Model:
     scorings: dict[int, Scoring] = field(default_factory=dict)
     delays: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(DELAY_BUCKETS_MS) + 1, dtype=np.int64))
 
-    def feed(self, runs: Sequence[OutcomeRun], labels: Sequence[LabelBatch], book: ReferenceBook) -> list[Alert]:
-        """What one tick brings; the alerts it raises."""
+    def feed(
+        self, runs: Sequence[OutcomeRun], labels: Sequence[LabelBatch], book: ReferenceBook, labels_ms: int = LONG_AGO
+    ) -> list[Alert]:
+        """What one tick brings; the alerts it raises. `labels_ms`: no label older than this is still to come, by the
+        records' time; LONG_AGO where nobody knows."""
         alerts = [alert for run in runs for alert in self._switch(run, book)]
         if runs:
             alerts += self._outcomes(self.waiting.predict(*self._entries(runs), self.counts))
-        for batch in labels:
-            self.counts.labels += len(batch)
-            alerts += self._outcomes(self.waiting.label(self._labels(batch), self.counts))
-        self.waiting.expire(self.counts)
+        if labels:
+            entries = np.concatenate([self._labels(batch) for batch in labels])
+            entries = entries[_order(entries)]
+            self.counts.labels += len(entries)
+            if self.waiting.newest_ms != NEVER_MS:
+                # One that is early waits from now on, by the predictions' clock.
+                entries["record_ms"] = self.waiting.newest_ms
+            alerts += self._outcomes(self.waiting.label(entries, self.counts))
+        # Predictions of a backlog may be read long before their labels.
+        until_ms = self.waiting.newest_ms if labels_ms == LONG_AGO else min(self.waiting.newest_ms, labels_ms)
+        self.waiting.expire(self.counts, until_ms)
         return alerts
 
     def report(self) -> Report:
@@ -105,7 +116,7 @@ class Model:
         """The rows of all streams in order, and the labels they brought."""
         entries, given = zip(*(self._of_run(run) for run in runs), strict=True)
         rows, known = np.concatenate(entries), np.concatenate(given)
-        order = np.lexsort((rows["index"], rows["offset"], rows["partition"], rows["record_ms"]))
+        order = _order(rows)
         self.counts.predictions += len(rows)
         return rows[order], known[order]
 
@@ -118,7 +129,7 @@ class Model:
             entries["id_a"], entries["id_b"] = outcomes.ids[:, 0], outcomes.ids[:, 1]
         entries["number"], entries["name"] = prediction.number, prediction.name
         entries["stream"] = self._stream(run.stream)
-        for name in ("time_ms", "record_ms", "offset", "partition", "index"):
+        for name in ORIGIN:
             entries[name] = getattr(origins, name)
         given["number"], given["name"] = label.number, label.name
         given["known"] = ~np.isnan(label.number) | (label.name != NO_NAME)
@@ -129,11 +140,8 @@ class Model:
         entries = np.zeros(len(batch), dtype=ENTRY)
         entries["id_a"], entries["id_b"] = batch.ids[:, 0], batch.ids[:, 1]
         entries["number"], entries["name"], entries["stream"] = value.number, value.name, EARLY
-        # One that is early waits from now on, by the predictions' clock.
-        newest_ms = self.waiting.newest_ms
-        entries["record_ms"] = newest_ms if newest_ms != NEVER_MS else batch.time_ms
-        for name in ("time_ms", "offset", "partition", "index"):
-            entries[name] = getattr(batch, name)
+        for name in ORIGIN:
+            entries[name] = getattr(batch.origins, name)
         return entries
 
     def _places(self, names: Sequence[str]) -> list[int]:
@@ -180,6 +188,10 @@ class Model:
         if scoring is None or run.generation <= scoring.generation:
             return []
         return scoring.switch(run.generation, run.digest, book.by_digest(run.digest))
+
+
+def _order(entries: Records) -> npt.NDArray[np.intp]:
+    return np.lexsort((entries["index"], entries["offset"], entries["partition"], entries["record_ms"]))
 
 
 def _origins(entries: Records) -> Origins:

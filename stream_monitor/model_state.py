@@ -39,7 +39,8 @@ Writes = list[tuple[bytes, bytes | None]]
 
 class Document(msgspec.Struct, frozen=True):
     """Everything of a model but what waits: rows and labels that came before the codes offset `stamp`, rows merged by a
-    time up to `released_ms` (see `ordering.Queue`). Entries `first … next − 1` are in the chunks."""
+    time up to `released_ms`, labels by one up to `labels_released_ms` (see `ordering.Queue`). Entries
+    `first … next − 1` are in the chunks."""
 
     model: str
     stamp: int
@@ -53,6 +54,7 @@ class Document(msgspec.Struct, frozen=True):
     delays: list[int]
     since: int = -1
     scorings: list[tuple[int, ScoringState]] = []
+    labels_released_ms: int = LONG_AGO
 
 
 class _Chunk(msgspec.Struct, frozen=True, array_like=True):
@@ -81,8 +83,13 @@ class Saved:
 
 
 def save(
-    model: Model, stamp: int, released_ms: int, saved: Saved, version: int = wire.NEWEST
-) -> tuple[Writes, Saved]:  # fmt: skip
+    model: Model,
+    stamp: int,
+    released_ms: int,
+    saved: Saved,
+    version: int = wire.NEWEST,
+    labels_released_ms: int = LONG_AGO,
+) -> tuple[Writes, Saved]:
     """The records (None: tombstone) that bring the topic from `saved` to the model's present state, and what it then
     holds; the caller tells the model to forget its fresh labels when they are committed."""
     waiting, stream = model.waiting, StreamKey(model.name)
@@ -99,7 +106,7 @@ def save(
     document = Document(
         model.name, stamp, released_ms, waiting.first, waiting.next, waiting.newest_ms, model.counts,
         list(model.classes), streams, model.delays.tolist(), model.since,
-        [(number, pack_scoring(scoring)) for number, scoring in model.scorings.items()],
+        [(number, pack_scoring(scoring)) for number, scoring in model.scorings.items()], labels_released_ms,
     )  # fmt: skip
     parts = list(frames(msgspec.msgpack.encode(wire.as_of(version, document)), stamp, KIND, version))
     records += [(key(stream, part, "m"), data) for part, data in enumerate(parts)]
@@ -141,6 +148,7 @@ class Restored:
     lost: str = ""
     cold: dict[str, str] = field(default_factory=dict)
     version: int = wire.NEWEST
+    labels_released_ms: int = LONG_AGO
 
 
 def group_models(records: Mapping[bytes, bytes]) -> dict[str, dict[str, dict[int, bytes]]]:
@@ -171,7 +179,9 @@ def restore(model: Model, fresh: Model, parts: dict[str, dict[int, bytes]]) -> R
     saved.whole = False
     versions = {wire.version_of(data) for letter in MODEL_LETTERS for data in parts.get(letter, {}).values()}
     version = versions.pop() if len(versions) == 1 else 0
-    return Restored(model, document.stamp, document.released_ms, saved, version=version, cold=cold)
+    return Restored(
+        model, document.stamp, document.released_ms, saved, "", cold, version, document.labels_released_ms
+    )  # fmt: skip
 
 
 def _document(parts: dict[int, bytes]) -> Document:

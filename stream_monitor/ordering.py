@@ -9,13 +9,16 @@ come along is waited for at most `MAX_WAIT_MS` by the ticks' clock. Rows that co
 tick.
 
 With one encoder its own tick, in the same transaction, releases everything at once.
+
+Labels of the labels topic are kept in order in the same way, by themselves: ticks speak of its partitions apart from
+those of the predictions, so that neither topic waits for the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 import numpy as np
@@ -25,6 +28,7 @@ from stream_monitor import wire
 from stream_monitor.batch import Batch, CodedBatch, Extra, Origins, RawBatch, Unknown
 from stream_monitor.errors import WireError
 from stream_monitor.events import DATES_MS
+from stream_monitor.labels import LabelBatch
 from stream_monitor.merge import within_runs
 from stream_monitor.outcomes import Outcomes
 from stream_monitor.reference import StreamKey
@@ -37,11 +41,16 @@ MAX_PARTITIONS: Final = 100_000
 
 
 class Tick(msgspec.Struct, frozen=True, array_like=True):
-    """`total`: input partitions there are. `promises`: of the encoder's own, input partition → merge time, epoch ms."""
+    """`total`: input partitions there are. `promises`: of the encoder's own, input partition → merge time, epoch ms.
+    `labels_total`, `label_promises`: the same of the labels topic."""
+
+    ADDED: ClassVar[dict[str, int]] = {"labels_total": 2, "label_promises": 2}
 
     clock_ms: int
     total: int
     promises: dict[int, int]
+    labels_total: int = 0
+    label_promises: dict[int, int] = {}
 
 
 _ticks = msgspec.msgpack.Decoder(Tick)
@@ -58,23 +67,34 @@ def is_tick(data: bytes | None) -> bool:
 def decode_tick(data: bytes | None) -> Tick:
     """Bytes of the codes topic → tick; raises WireError, or VersionUnknown."""
     tick = wire.unpack(KIND, data, _ticks)
-    if not 0 <= tick.total <= MAX_PARTITIONS or any(not 0 <= p < tick.total for p in tick.promises):
-        raise WireError("a tick names an input partition that cannot be")
+    for total, promises in ((tick.total, tick.promises), (tick.labels_total, tick.label_promises)):
+        if not 0 <= total <= MAX_PARTITIONS or any(not 0 <= p < total for p in promises):
+            raise WireError("a tick names an input partition that cannot be")
     return tick
 
 
 class Clock(msgspec.Struct):
     """How far the input has come, as the ticks of one codes partition tell; `offset` of the next record to be read."""
 
+    ADDED: ClassVar[dict[str, int]] = {"labels_total": 2, "label_promises": 2}
+
     offset: int = 0
     clock_ms: int = LONG_AGO
     total: int = 0
     promises: dict[int, int] = {}
+    labels_total: int = 0
+    label_promises: dict[int, int] = {}
 
     def advance(self, tick: Tick, offset: int) -> Clock:
         """After the tick at `offset`. The last word on a partition holds: its new owner may know less than the old."""
-        promises = self.promises | tick.promises
-        return Clock(offset + 1, max(self.clock_ms, tick.clock_ms), max(self.total, tick.total), promises)
+        return Clock(
+            offset + 1, max(self.clock_ms, tick.clock_ms), max(self.total, tick.total), self.promises | tick.promises,
+            max(self.labels_total, tick.labels_total), self.label_promises | tick.label_promises,
+        )  # fmt: skip
+
+    def of_labels(self) -> Clock:
+        """The same of the labels topic."""
+        return Clock(self.offset, self.clock_ms, self.labels_total, self.label_promises)
 
     @property
     def watermark_ms(self) -> int:
@@ -111,7 +131,7 @@ class OutcomeRun:
         return None if outcomes is None else cls(batch.stream, "", 0, outcomes, Origins.of(batch.rows))
 
 
-Orderable = CodedBatch | RawBatch | OutcomeRun
+Orderable = CodedBatch | RawBatch | OutcomeRun | LabelBatch
 
 
 @dataclass(slots=True)
@@ -126,7 +146,7 @@ class _Waiting:
 
 @dataclass(slots=True)
 class Queue:
-    """The rows of one stream, or the outcomes of one model, that wait.
+    """The rows of one stream, or the outcomes or labels of one model, that wait.
 
     All rows up to merge time `released_ms` that came before `stamp` are fed.
     """
@@ -170,6 +190,12 @@ class Queue:
         ready = self._ready(clock)
         runs = [waiting.batch for waiting in ready if isinstance(waiting.batch, OutcomeRun)]
         return runs, min((waiting.offset for waiting in ready), default=None)
+
+    def release_labels(self, clock: Clock) -> tuple[list[LabelBatch], int | None]:
+        """The same of labels, by the clock of their topic."""
+        ready = self._ready(clock.of_labels())
+        batches = [waiting.batch for waiting in ready if isinstance(waiting.batch, LabelBatch)]
+        return batches, min((waiting.offset for waiting in ready), default=None)
 
     def _ready(self, clock: Clock) -> list[_Waiting]:
         if clock.offset <= self.stamp:
@@ -220,7 +246,7 @@ def _mergeable(one: Orderable, other: Orderable) -> bool:
 def _join(group: list[_Waiting], *, always: bool = False) -> Batch:
     """One batch of several, in the order of merge time; see `_order` for the rows of one millisecond."""
     first = group[0].batch
-    assert not isinstance(first, OutcomeRun)  # those are not joined
+    assert not isinstance(first, (OutcomeRun, LabelBatch))  # those are not joined
     if len(group) == 1 and not always:
         return first
     keys = np.concatenate([waiting.keys for waiting in group])
@@ -256,7 +282,7 @@ def _order(keys: npt.NDArray[np.int64], origins: Origins) -> npt.NDArray[np.intp
 
 
 def _part(batch: Orderable, start: int, stop: int) -> Orderable:
-    if isinstance(batch, OutcomeRun):
+    if isinstance(batch, (OutcomeRun, LabelBatch)):
         return batch.take(slice(start, stop))
     if isinstance(batch, RawBatch):
         return RawBatch(batch.stream, batch.rows[start:stop])
@@ -302,6 +328,6 @@ def first_time_ms(batch: Batch) -> int:
 def _ascending(batch: Orderable) -> Orderable:
     """The batch with its rows in the order of their merge times, as encoders write them anyway."""
     keys = _origins(batch).record_ms
-    if isinstance(batch, OutcomeRun):
+    if isinstance(batch, (OutcomeRun, LabelBatch)):
         return batch.take(np.argsort(keys, kind="stable"))
     return batch if (keys[1:] >= keys[:-1]).all() else _join([_Waiting(0, 0, batch, keys)], always=True)

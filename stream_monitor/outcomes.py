@@ -16,6 +16,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from stream_monitor import wire
+from stream_monitor.errors import WireError
 from stream_monitor.events import Row
 from stream_monitor.features import canonical, clean
 
@@ -193,3 +195,14 @@ def ids_of(ids: Iterable[str | None]) -> Ids:
 
 def _bytes(identity: str) -> bytes:
     return identity.encode("utf-8", "surrogatepass")  # Python's json admits half a surrogate pair
+
+
+def values_in(number: bytes, name: bytes, names: Sequence[str], rows: int, what: str) -> Values:
+    """Numbers and categories from their bytes (`name` empty: all are numbers); raises WireError."""
+    numbers: Any = wire.array(number, "<f8", rows, what)
+    places: Any = wire.array(name, "<i2", rows, what) if name else np.full(rows, NO_NAME, dtype=np.int16)
+    if len(names) > 2 * MAX_NAMES or (name and not (places.min() >= NO_NAME and places.max() < len(names))):
+        raise WireError(f"{what}: a category that has no name")
+    if np.isinf(numbers).any():
+        raise WireError(f"{what}: an infinite number")
+    return Values(numbers, places)

@@ -86,7 +86,8 @@ class Rebuild:
         restored = model_state.restore(self._factory.model(name), self._factory.model(name), parts)
         queue = Queue(restored.stamp, restored.released_ms)
         outdated = restored.version != self._settings.worker.writes_version
-        held.models[name] = TrackedModel(restored.model, queue, restored.saved, outdated=outdated)
+        labels = Queue(restored.stamp, restored.labels_released_ms)
+        held.models[name] = TrackedModel(restored.model, queue, restored.saved, labels, outdated=outdated)
         held.model_roster.enter(name, restored.model.since)
         if outdated:
             restored.saved.whole = True

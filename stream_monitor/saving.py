@@ -158,7 +158,8 @@ class Saving:
         where = (queue.stamp, queue.released_ms)
         records: list[tuple[bytes, bytes | None]]
         if isinstance(tracked, TrackedModel):
-            records, model_saved = model_state.save(tracked.model, *where, tracked.saved, version)
+            labels_ms = tracked.labels.released_ms
+            records, model_saved = model_state.save(tracked.model, *where, tracked.saved, version, labels_ms)
             batchful.saved_models.append((tracked, model_saved))
         else:
             records, saved = states.save(tracked.stream, *where, tracked.saved, version)

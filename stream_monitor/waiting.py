@@ -102,11 +102,11 @@ class Waiting:
         """Take labels (`ENTRY` with stream `EARLY`), in order; the pairs they make. One without a prediction waits."""
         return self._take(entries, np.zeros(len(entries), dtype=LABEL), counts, labels=True)
 
-    def expire(self, counts: Counts) -> None:
-        """Let go what has waited for longer than the horizon. To be called when all labels that are there were taken:
-        what comes at once may span more than that."""
+    def expire(self, counts: Counts, until_ms: int) -> None:
+        """Let go what has waited for longer than the horizon at that time. To be called when all labels that are there
+        were taken: what comes at once may span more than that."""
         tally = np.zeros(len(_TALLIES), dtype=np.int64)
-        before_ms = self.newest_ms - self._horizon_ms
+        before_ms = until_ms - self._horizon_ms
         self.first = _expire(self._entries, self._labels, self._index, self.first, self.next, before_ms, tally)
         _count(counts, tally)
 

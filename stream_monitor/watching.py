@@ -119,14 +119,12 @@ class Watch:
             self._model(held, batch.stream.model, record.offset).queue.add(run, record.offset, held.clock.clock_ms)
 
     def _read_labels(self, held: Held, labels: LabelBatch, offset: int) -> None:
-        """Take labels: they wait for the next tick, so that when they are applied does not depend on a poll."""
+        """Take labels: they wait for a tick, so that when they are applied does not depend on a poll."""
         held.touched = True
         if labels.model not in held.models and not held.model_roster.has_room(offset):
             self._counts.dropped[PARTITION_MODELS] += len(labels)
             return
-        tracked = self._model(held, labels.model, offset)
-        if offset >= tracked.queue.stamp:  # else the restored state includes them
-            tracked.labels.append((offset, labels))
+        self._model(held, labels.model, offset).labels.add(labels, offset, held.clock.clock_ms)
 
     def _widths(self, batch: Batch) -> npt.NDArray[np.int64] | None:
         """How many codes the columns of a batch's reference have, None where nobody knows it.
@@ -251,16 +249,15 @@ class Watch:
             held.look_ms = min(held.look_ms, rhythm.next_look_ms(tracked.stream.silence))
 
     def _release_model(self, partition: TopicPartition, held: Held, tracked: TrackedModel) -> None:
-        """Feed the outcomes that need not wait any longer, then the labels."""
-        first_label = tracked.labels[0][0] if tracked.labels else None
+        """Feed the outcomes that need not wait any longer, then such labels."""
         runs, first_row = tracked.queue.release_runs(held.clock)
-        labels, tracked.labels = [batch for _, batch in tracked.labels], []
+        labels, first_label = tracked.labels.release_labels(held.clock)
         if not runs and not labels:
             return
         model = tracked.model
         held.note_unsaved(tracked, model.name, min(at for at in (first_row, first_label) if at is not None))
         self._counts.labels += sum(map(len, labels))
-        alerts = model.feed(runs, labels, self._feed.book)
+        alerts = model.feed(runs, labels, self._feed.book, held.clock.of_labels().watermark_ms)
         self.found.alerts += [(partition, alert) for alert in alerts]
         if alerts:
             self.found.urgent.add((partition, model.name))

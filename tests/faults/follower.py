@@ -142,7 +142,7 @@ class Follower:
     def _count(self, value: bytes | None) -> None:
         """Rows by partition; labels by −1 − partition."""
         if is_labels(value):
-            labels = decode_label_batch(value)
+            labels = decode_label_batch(value).origins
             partitions, offsets, indexes = -1 - labels.partition, labels.offset, labels.index
         else:
             batch = decode(value)

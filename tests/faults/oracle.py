@@ -92,7 +92,7 @@ def coded_rows(codes: Iterable[Record]) -> Counter[RowId]:
     rows: Counter[RowId] = Counter()
     for record in codes:
         if is_labels(record.value):
-            labels = decode_label_batch(record.value)
+            labels = decode_label_batch(record.value).origins
             partition = (-1 - labels.partition).tolist()
             rows.update(zip(partition, labels.offset.tolist(), labels.index.tolist(), strict=True))
         elif not is_tick(record.value):
@@ -159,7 +159,8 @@ def states_of(
                 continue
             model = model_state.restore(factory.model(name), factory.model(name), parts)
             assert not model.lost, f"model {name}: {model.lost}"
-            canonical[name], _ = model_state.save(model.model, model.stamp, model.released_ms, model_state.Saved())
+            canonical[name], _ = model_state.save(model.model, model.stamp, model.released_ms, model_state.Saved(),
+                                                 labels_released_ms=model.labels_released_ms)  # fmt: skip
             known[same] = canonical[name]
     return canonical
 

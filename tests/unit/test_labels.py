@@ -59,7 +59,7 @@ def _writable(value: object) -> bool:
 def test_other_shapes_and_one_model_for_a_topic() -> None:
     shape = LabelShape(id="key.order", label="outcome", model=None, time="at", fixed_model="m")
     found = one(b'{"key":{"order":12},"outcome":"paid","at":"1970-01-01T00:00:02Z"}', shape)
-    assert found == Label("m", "12", "paid", 2_000, 2, 7, 0)
+    assert found == Label("m", "12", "paid", 2_000, 2, 7, 0, 1_000)
 
 
 def test_many_in_one_record() -> None:
@@ -71,14 +71,17 @@ def test_many_in_one_record() -> None:
 
 
 def test_over_the_wire_and_back() -> None:
-    labels = [Label("m", str(i), value, i, 1, i, 0) for i, value in enumerate([1, True, "paid", 0.5, "late", "3"])]
+    labels = [
+        Label("m", str(i), value, i, 1, i, 0, i + 1) for i, value in enumerate([1, True, "paid", 0.5, "late", "3"])
+    ]
     (data,) = encode_labels("m", labels)
     batch, wanted = decode_label_batch(data), LabelBatch.of("m", labels)
     assert batch.names == ("paid", "late")
     assert batch.value.name.tolist() == [NO_NAME, NO_NAME, 0, NO_NAME, 1, NO_NAME]
     assert batch.value.number.tolist()[:2] == [1.0, 1.0]
-    for name in ("ids", "time_ms", "partition", "offset", "index"):
-        assert (getattr(batch, name) == getattr(wanted, name)).all()
+    assert (batch.ids == wanted.ids).all()
+    for name in ("time_ms", "partition", "offset", "index", "record_ms"):
+        assert (getattr(batch.origins, name) == getattr(wanted.origins, name)).all()
 
 
 def test_many_labels_make_several_frames() -> None:

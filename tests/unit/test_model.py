@@ -6,12 +6,19 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
+from stream_monitor.batch import Origins
+from stream_monitor.book import ReferenceBook
 from stream_monitor.broker.protocol import Message
 from stream_monitor.events import Row
-from stream_monitor.model import Report
+from stream_monitor.model import Model, Report
+from stream_monitor.ordering import OutcomeRun
+from stream_monitor.outcomes import Outcomes
+from stream_monitor.reference import StreamKey
+from stream_monitor.waiting import Waiting
 from stream_monitor.worker import Worker
 from tests.unit.world import MODEL, World, reference, rows, settings
 
@@ -148,3 +155,66 @@ def test_a_restart_at_any_time_changes_nothing(seed: int) -> None:
     for world in (restless, calm):
         world.settle(workers[id(world)])
     assert report(workers[id(restless)]).counts == report(workers[id(calm)]).counts
+
+
+def backlog(world: World, events: list[Row]) -> None:
+    """Labels in the order of their events, ten a second, dealt out to three partitions in runs of a hundred."""
+    start_ms = world.clock_ms() - len(events) * 100
+    world.broker.append(
+        [Message(LABELS, None, orjson.dumps({"id": row.id, "model": MODEL, "label": label_of(row)}), i // 100 % 3,
+                 timestamp_ms=start_ms + i * 100)
+         for i, row in enumerate(events)]
+    )  # fmt: skip
+
+
+def joined_times(worker: Worker) -> list[int]:
+    """The events' times of the last outcomes, in the order in which they were judged."""
+    assert worker.detect is not None
+    ((_, scoring),) = worker.detect.model(MODEL).scorings.items()
+    assert scoring.monitor is not None
+    return list(scoring.monitor.trail.last(900)[1].tolist())
+
+
+def test_a_backlog_of_labels_on_several_partitions_is_joined_in_the_order_of_time() -> None:
+    world, events = labelled(), rows(2_400)
+    worker = world.worker()
+    world.write(events)
+    world.settle(worker)
+    backlog(world, events)
+    world.settle(worker)
+    times = joined_times(worker)
+    assert len(times) == 900
+    assert times == sorted(times)
+
+
+def test_labels_of_a_slower_encoder_are_joined_in_the_order_of_time() -> None:
+    world, events = labelled(), rows(2_400)
+    fast, slow = world.worker(), world.worker("b", frozenset({"encode"}))
+    world.settle(fast, slow)
+    world.write(events)
+    world.settle(fast, slow)
+    backlog(world, events)
+    world.turn(fast, rounds=10)
+    world.settle(fast, slow)
+    assert report(fast).counts.joined == 2_400
+    times = joined_times(fast)
+    assert times == sorted(times)
+
+
+def test_a_prediction_is_let_go_when_the_labels_have_come_past_its_horizon() -> None:
+    model, book = Model(MODEL, Waiting(3_600_000, 1_000)), ReferenceBook()
+
+    def run(record_ms: int) -> OutcomeRun:
+        events = [msgspec.structs.replace(row, record_ms=record_ms) for row in rows(100, first=record_ms)]
+        outcomes = Outcomes.of(events, with_ids=True)
+        assert outcomes is not None
+        return OutcomeRun(StreamKey(MODEL), "", 0, outcomes, Origins.of(events))
+
+    model.feed([run(0), run(10_000_000)], [], book, labels_ms=3_600_000)
+    assert model.report().counts.unjoined == 0, "its label may still come"
+    model.feed([], [], book, labels_ms=3_600_001)
+    assert model.report().counts.unjoined == 100
+    model.feed([], [], book, labels_ms=20_000_000)
+    assert model.report().counts.unjoined == 100, "nor later than predictions say"
+    model.feed([run(20_000_000)], [], book)
+    assert model.report().counts.unjoined == 200, "nobody speaks of labels"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from stream_monitor.batch import Batch, CodedBatch, Extra, Origins, RawBatch, Unknown
 from stream_monitor.errors import WireError
 from stream_monitor.events import Row
+from stream_monitor.labels import Label, LabelBatch
 from stream_monitor.ordering import MAX_WAIT_MS, Clock, Queue, Tick, decode_tick, encode_tick, is_tick
 from stream_monitor.reference import StreamKey
 
@@ -120,13 +121,29 @@ def test_raw_rows_are_merged_too() -> None:
     assert rows_of(queue.release(tick(Clock(), 2, p0=100, p1=100))[0]) == [(0, 0), (1, 0), (0, 1)]
 
 
+def test_labels_of_two_encoders_come_out_by_time_and_do_not_wait_for_rows() -> None:
+    queue, clock = Queue(), Clock(0, 0)
+    for partition, times in ((0, [10, 30]), (1, [20])):
+        labels = [Label("m", str(ms), 1, ms, partition, ms, 0, ms) for ms in times]
+        queue.add(LabelBatch.of("m", labels), partition, clock.clock_ms)
+        clock = clock.advance(Tick(0, 2, {0: 0}, 2, {partition: 25}), partition)
+        released, _ = queue.release_labels(clock)
+        if partition == 0:
+            assert not released, "nobody has spoken for the other partition"
+    assert sorted(ms for batch in released for ms in batch.origins.record_ms.tolist()) == [10, 20]
+    assert queue.first_offset == 0
+
+
 def test_ticks_on_the_wire() -> None:
-    sent = Tick(5, 3, {0: 7, 2: -1})
+    sent = Tick(5, 3, {0: 7, 2: -1}, 2, {1: 8})
     data = encode_tick(sent)
     assert is_tick(data)
     assert decode_tick(data) == sent
     with pytest.raises(WireError, match="cannot be"):
         decode_tick(encode_tick(Tick(5, 1, {1: 7})))
+    with pytest.raises(WireError):
+        decode_tick(encode_tick(Tick(5, 2, {1: 7}, 1, {1: 7})))
+    assert decode_tick(encode_tick(sent, version=1)) == Tick(5, 3, {0: 7, 2: -1})
     with pytest.raises(WireError):
         decode_tick(data[:-1])
 

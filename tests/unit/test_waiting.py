@@ -112,7 +112,7 @@ def test_it_joins_as_the_obvious_way_does(seed: int) -> None:
         wanted = [pair for row in zip(ids, streams, numbers, times, strict=True) for pair in naive.take(*row)]
         assert [(int(p["entry"]["id_a"]), int(p["entry"]["stream"]), float(p["label"])) for p in taken] == wanted
         if rng.random() < 0.7:
-            waiting.expire(counts)
+            waiting.expire(counts, waiting.newest_ms)
             naive.expire()
         if rng.random() < 0.3:
             waiting = saved_and_read_back(waiting, horizon, most)
