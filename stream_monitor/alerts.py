@@ -185,9 +185,10 @@ class RelationFact(_Part):
 
 
 class Retrain(_Part):
-    """From when on the data is homogeneous again, and how many rows that was at this alert; of how many of them a label
-    has come, where the alert is about outcomes (errors, metrics, incidents with those). `enough`: whether that is as
-    many as `retrain.min_rows` asks for: rows with a label, where those are counted."""
+    """From when on the data is homogeneous again, and how many rows that was at this alert. `labelled`: of how many of
+    them a label has come; exact in alerts about outcomes (errors, metrics, incidents with those), else at least so
+    many, in steps of 256, and null below that. `enough`: whether there are as many as `retrain.min_rows` asks for; in
+    alerts about outcomes, with a label."""
 
     from_: Annotated[str, Field(alias="from")]
     rows: int

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from stream_monitor.alerts import Alert, AlertKind
 from stream_monitor.batch import Origins
 from stream_monitor.book import ReferenceBook
+from stream_monitor.events import parse_time
 from stream_monitor.labels import LabelBatch
 from stream_monitor.ordering import LONG_AGO, OutcomeRun
 from stream_monitor.outcomes import NO_NAME, Values
@@ -95,6 +96,18 @@ class Model:
             counts, len(self.waiting), counts.joined / judged if judged else None,
             {f"p{level}": delay for level in (50, 90, 99) if (delay := self._delay_s(level / 100)) is not None},
         )  # fmt: skip
+
+    def counted(self, alert: Alert) -> Alert:
+        """An alert that says what to retrain on, with how many of those rows have a label by now, if any are known to:
+        of a stream, not of its parts."""
+        retrain, scoring = alert.retrain, self.scorings.get(self.streams.get(alert.stream, -1))
+        if retrain is None or retrain.labelled is not None or scoring is None or scoring.monitor is None:
+            return alert
+        first_ms, last_ms = parse_time(retrain.from_), parse_time(alert.detected.time)
+        assert first_ms is not None  # an alert's own times can be read
+        assert last_ms is not None
+        labelled = min(scoring.monitor.trail.rows_between(first_ms, last_ms), retrain.rows)
+        return alert.model_copy(update={"retrain": retrain.model_copy(update={"labelled": labelled or None})})
 
     def open_kinds(self) -> list[AlertKind]:
         """The kind of every open alert about outcomes."""

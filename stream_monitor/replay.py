@@ -177,7 +177,9 @@ class Replay:
         if key.model not in self._incidents:
             self._incidents[key.model] = self._factory.incidents(key.model)
         inputs = stream.monitor.inputs if stream.monitor is not None else 0
-        return self._incidents[key.model].among(alerts, lambda _: inputs)
+        alerts = self._incidents[key.model].among(alerts, lambda _: inputs)
+        model = self._models.get(key.model)
+        return alerts if model is None else list(map(model.counted, alerts))
 
     def _segment(self, key: StreamKey, whole: Stream) -> StreamSummary:
         """What is told of a segment; one that had no alert is not told of."""

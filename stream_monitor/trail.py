@@ -103,6 +103,14 @@ class Trail:
         codes: npt.NDArray[np.uint8] = self._codes[np.arange(max(first, 0), stop) % FINE, column]
         return codes
 
+    def rows_between(self, first_ms: int, last_ms: int) -> int:
+        """At least so many of the rows remembered by marks have a time in between, both ends included.
+
+        By marks alone: so it does not matter how many rows came after the last of them.
+        """
+        times = self._marks.times(np.arange(min(-(-self.rows // STRIDE), MARKS)))
+        return max(int(((times >= first_ms) & (times <= last_ms)).sum()) - 1, 0) * STRIDE
+
     @property
     def ring(self) -> npt.NDArray[np.uint8]:
         """The codes of the last `FINE` rows, row r at r modulo `FINE`; to be read only."""

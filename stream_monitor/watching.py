@@ -192,6 +192,7 @@ class Watch:
                 held.incidents[model] = self._factory.incidents(model)
             alerts = held.incidents[model].among(alerts, held.inputs_of)
             held.unsaved_incidents.add(model)
+        alerts = [held.models[a.model].model.counted(a) if a.model in held.models else a for a in alerts]
         self.found.alerts[begin:] = [(partition, alert) for alert in alerts]
 
     def _look_for_silence(self, partition: TopicPartition, held: Held) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from stream_monitor.fit import FitOptions, fit
 from stream_monitor.reference import Reference, Season, StreamKey
 from stream_monitor.replay import Replay
 from stream_monitor.scoring import Broken
+from stream_monitor.trail import STRIDE
 
 DRIFT, END, ENOUGH = 1_000, 6_000, 2_500
 
@@ -75,6 +77,19 @@ def test_alerts_about_outcomes_count_rows_with_a_label() -> None:
         assert first.retrain.labelled == first.retrain.rows
         assert not first.retrain.enough
         assert [alert.reason for alert in rest].count("enough rows to retrain on") == 1
+
+
+def test_alerts_about_inputs_say_at_least_how_many_rows_have_a_label() -> None:
+    given = rows(END, 2, DRIFT, felt=True)
+    for alert in of(told(given), "a")[1:]:
+        assert alert.retrain is not None
+        assert alert.retrain.rows - 2 * STRIDE < (alert.retrain.labelled or 0) <= alert.retrain.rows
+    half = [msgspec.structs.replace(row, label=None) if row.offset % 2 else row for row in given]
+    *_, last = (alert.retrain for alert in of(told(half), "a") if alert.retrain is not None)
+    assert last.labelled is not None
+    assert last.rows / 2 - 2 * STRIDE < last.labelled <= last.rows / 2
+    without = [msgspec.structs.replace(row, label=None) for row in given]
+    assert {alert.retrain.labelled for alert in told(without) if alert.retrain is not None} == {None}
 
 
 def test_an_incident_says_it_too_with_labels_where_there_are_any() -> None:
