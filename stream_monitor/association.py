@@ -65,9 +65,9 @@ def learn(columns: list[Column], codes: Codes) -> Relations | None:
     )  # fmt: skip
 
 
-def tables_of(relations: Relations) -> Tables:
-    """The counts, `[pairs, LEVELS, LEVELS]`."""
-    return np.frombuffer(relations.tables, dtype="<u2").astype(np.int64).reshape(-1, LEVELS, LEVELS)
+def counts_of(relations: Relations) -> npt.NDArray[np.uint16]:
+    """The counts, `[pairs, LEVELS, LEVELS]`; the document's own bytes, not to be written to."""
+    return np.frombuffer(relations.tables, dtype="<u2").reshape(-1, LEVELS, LEVELS)
 
 
 def _ranks(column: Column) -> Floats:

@@ -86,7 +86,7 @@ class Relating:
         self.pairs = pairs
         self.episodes: dict[str, RelationEpisode] = {}
         self._stream, self._digest, self._policy = stream, digest, policy
-        self._since = np.zeros(len(pairs.pairs), dtype=np.int64)
+        self._since: dict[int, int] = {}
 
     def end_of_pane(
         self, trail: Trail, times: npt.NDArray[np.float64] | None, onsets: Mapping[int, int], ended: Mapping[int, int]
@@ -120,12 +120,12 @@ class Relating:
         return alerts
 
     def state(self) -> RelationsState:
-        since = {pair: row for pair, row in enumerate(self._since.tolist()) if row}
+        since = {pair: self._since[pair] for pair in sorted(self._since)}
         return RelationsState(dict(self.episodes), since)
 
     def restore(self, state: RelationsState, rows: int) -> None:
         """Raises WireError."""
-        count = len(self._since)
+        count = len(self.pairs.pairs)
         pairs = [*state.since, *(pair for episode in state.episodes.values() for pair in episode.changes)]
         if any(not 0 <= pair < count for pair in pairs):
             raise WireError("relations of pairs that are not there")
@@ -143,7 +143,7 @@ class Relating:
         if any(not 0 <= row <= OPEN for row in state.since.values()):
             raise WireError("relations looked at from a row on that cannot be")
         self.episodes = dict(state.episodes)
-        self._since[list(state.since)] = list(state.since.values())
+        self._since |= {pair: row for pair, row in state.since.items() if row}
 
     def _subject(self, verdicts: list[Verdict]) -> str:
         i, j = self.pairs.pairs[verdicts[0].pair].tolist()
@@ -159,14 +159,15 @@ class Relating:
             (onset.partition, onset.offset, onset.index, onset.time_ms), trail.at(earliest_row).time_ms,
             _severity(strongest), strongest.excess, row,
         )  # fmt: skip
-        self._since[self._looked_at(subject, episode)] = OPEN
+        self._since |= dict.fromkeys(self._looked_at(subject, episode), OPEN)
         return self._alert(subject, episode, State.FIRING, trail, verdicts)
 
-    def _looked_at(self, subject: str, episode: RelationEpisode) -> npt.NDArray[np.intp]:
+    def _looked_at(self, subject: str, episode: RelationEpisode) -> list[int]:
         """The pairs that raise no other alert while it is open."""
         if subject == MATRIX:
-            return np.flatnonzero(self.pairs.among_inputs)
-        return np.array(list(episode.changes), dtype=np.intp)
+            among: list[int] = np.flatnonzero(self.pairs.among_inputs).tolist()
+            return among
+        return list(episode.changes)
 
     def _review(self, subject: str, trail: Trail, alike: npt.NDArray[np.int64]) -> list[Alert]:
         """Whether an open alert is over, or has changed enough to say so."""
@@ -180,7 +181,7 @@ class Relating:
             return []
         if all(self._returned(v, episode.changes[v.pair]) for v in verdicts):
             alert = self._resolve(subject, trail, verdicts, "returned")
-            self._since[self._looked_at(subject, episode)] = trail.rows
+            self._since |= dict.fromkeys(self._looked_at(subject, episode), trail.rows)
             del self.episodes[subject]
             return [alert]
         change = verdicts[0].excess
@@ -248,7 +249,7 @@ class Relating:
 
     def _fact(self, verdict: Verdict) -> RelationFact:
         i, j = self.pairs.pairs[verdict.pair].tolist()
-        before = float(self.pairs.before[verdict.pair])
+        before = self.pairs.before(verdict.pair)
         return RelationFact(
             first=self.pairs.names[i], second=self.pairs.names[j], before=_short(before),
             now=_short(verdict.now), low=_short(verdict.low), high=_short(verdict.high), n=verdict.n,

@@ -23,7 +23,9 @@ P. Massart, Ann. Stat. 28 (2000), lemma 1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import inf, log, sqrt
 from typing import Any, Final
 
@@ -31,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_monitor.association import (
+    counts_of,
     margins,
     mean_log,
     moment,
@@ -39,7 +42,6 @@ from stream_monitor.association import (
     scores,
     selected,
     smoothed,
-    tables_of,
     transformed,
 )
 from stream_monitor.compiled import njit
@@ -88,11 +90,22 @@ class Verdict:
     evidence: float
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the screen says: by window, how many pairs stand out and which, every pair's square, and their sum."""
+
+    found: Rows
+    standing: Rows
+    squares: Floats
+    total: Floats
+
+
 class Pairs:
     """The relations of one stream under one reference; all its state can be had from the last rows.
 
     `alpha`: false alarms a row that all its tests may raise in the mean. `times`: autocorrelation times of all columns
-    of the reference. `pairs`: `[pairs, 2]` places among `places`, the columns' numbers in the reference.
+    of the reference. `pairs`: `[pairs, 2]` places among `places`, the columns' numbers in the reference. A stream of 21
+    columns has 210 pairs, so what is kept by pair is kept small: the counts stay those of the document.
     """
 
     def __init__(self, reference: Reference, relations: Relations, alpha: float, min_change: float) -> None:
@@ -100,60 +113,66 @@ class Pairs:
         self.names = relations.columns
         self.places = np.array([numbers[name] for name in self.names], dtype=np.int64)
         count = len(self.names)
-        self.pairs = np.stack(np.triu_indices(count, 1), axis=1).astype(np.int64)
+        self.pairs = _pairs_of(count)
         roles = [reference.columns[i].role for i in self.places.tolist()]
         predicted = np.array([role is Role.PREDICTION for role in roles])
         self.with_prediction = predicted[self.pairs[:, 1]] & ~predicted[self.pairs[:, 0]]
         self.among_inputs = ~predicted[self.pairs[:, 1]]
         self.min_change = min_change
-        self.tables = tables_of(relations).astype(np.float64)
-        self.reference_rows = self.tables.sum(axis=(1, 2))
-        self.before = np.array([rank_correlation(table) for table in self.tables])
-        self.levels = np.full((count, 256), -1, dtype=np.int8)
+        self.tables = counts_of(relations)
+        self.reference_rows = self.tables.sum(axis=(1, 2), dtype=np.uint32)
+        self.levels = np.full((count, max(map(len, relations.levels))), -1, dtype=np.int8)
         for i, own in enumerate(relations.levels):
             self.levels[i, : len(own)] = own
-        self._scores = _scores(self.tables, self.pairs, self.levels)
-        self._expected = _expected(self.tables, self._by_level(), self.pairs)
+        tables = self.tables.astype(np.float64)
+        self._scores = _scores(tables, self.pairs, self.levels)
+        self._expected = _expected(tables, self._scores.astype(np.float64), self.pairs)
         self._alpha = alpha * EVERY * BLOCK / len(WINDOWS)
-        tests, inputs = max(int(self.with_prediction.sum()), 1), max(int(self.among_inputs.sum()), 1)
-        self.bar = np.full(len(self.pairs), log(2 * tests / (self._alpha * (1 - JOINT_SHARE))))
-        self.bar[self.among_inputs] = log(2 * inputs / (self._alpha * JOINT_SHARE / 2))
-        self.bar[~(self.with_prediction | self.among_inputs)] = inf  # the scores of two classes
+        inputs = max(int(self.among_inputs.sum()), 1)
         self.sum_bar = _sum_bar(self._matrix(), log(1 / (self._alpha * JOINT_SHARE / 2)))
         self._sum_screen = inputs + LOOSE * (self.sum_bar - inputs)
-        self._times: Floats | None = None
-        self._bounds = np.zeros((2, len(WINDOWS), len(self.pairs)))
-        self._weights = np.zeros((len(WINDOWS), len(self.pairs)))
+        self._roots: Floats | None = None
         windows = len(WINDOWS)
-        self._products = np.zeros((KEPT, count, count), dtype=np.float32)
+        self._bounds = np.zeros((2, windows, len(self.pairs)), dtype=np.float32)
+        self._weights = np.zeros((windows, len(self.pairs)), dtype=np.float32)
+        triangle = count * (count + 1) // 2
+        self._products = np.zeros((KEPT, triangle), dtype=np.float32)
         self._sums = np.zeros((KEPT, count), dtype=np.float32)
-        self._all_products = np.zeros((windows, count, count), dtype=np.float32)
+        self._all_products = np.zeros((windows, triangle), dtype=np.float32)
         self._all_sums = np.zeros((windows, count), dtype=np.float32)
         self._none = np.zeros(len(self.pairs), dtype=np.bool_)
-        self._squares = np.zeros((windows, len(self.pairs)))
-        self._standing = np.zeros((windows, len(self.pairs)), dtype=np.int64)
-        self._found, self._total = np.zeros(windows, dtype=np.int64), np.zeros(windows)
         self._block = -1
         """The blocks that the sums hold, −1 for none."""
 
-    def _by_level(self) -> Floats:
-        by_level = np.zeros((len(self.names), LEVELS))
-        for i, own in enumerate(self.levels):
-            by_level[i, own[own >= 0]] = self._scores[i, own >= 0]
-        return by_level
+    @property
+    def bar(self) -> Floats:
+        """By pair, the evidence that is asked for."""
+        tests, inputs = max(int(self.with_prediction.sum()), 1), max(int(self.among_inputs.sum()), 1)
+        bar = np.full(len(self.pairs), log(2 * tests / (self._alpha * (1 - JOINT_SHARE))))
+        bar[self.among_inputs] = log(2 * inputs / (self._alpha * JOINT_SHARE / 2))
+        bar[~(self.with_prediction | self.among_inputs)] = inf  # the scores of two classes
+        return bar
+
+    def before(self, pair: int) -> float:
+        """A pair's rank correlation in the reference."""
+        return rank_correlation(self._table(pair))
+
+    def _table(self, pair: int) -> Floats:
+        table: Floats = self.tables[pair].astype(np.float64)
+        return table
 
     def _matrix(self) -> Floats:
         """Rank correlations among the inputs."""
         count = int(self.pairs[self.among_inputs].max()) + 1 if self.among_inputs.any() else 0
         matrix = np.eye(count)
-        for (i, j), rho in zip(self.pairs[self.among_inputs].tolist(), self.before[self.among_inputs], strict=True):
-            matrix[i, j] = matrix[j, i] = rho
+        for pair in np.flatnonzero(self.among_inputs).tolist():
+            i, j = self.pairs[pair].tolist()
+            matrix[i, j] = matrix[j, i] = self.before(pair)
         return matrix
 
     def pace(self, times: Floats) -> None:
         """The autocorrelation times of all columns of the reference."""
-        own = np.sqrt(times[self.places])
-        self._times = own[self.pairs[:, 0]] * own[self.pairs[:, 1]]
+        self._roots = np.sqrt(times[self.places])
         for w, blocks in enumerate(WINDOWS):
             rows = self.effective(np.full(len(self.pairs), blocks * BLOCK), np.arange(len(self.pairs)))
             bar = np.minimum(self.bar, self.sum_bar / 2)
@@ -166,45 +185,52 @@ class Pairs:
 
     @property
     def paced(self) -> bool:
-        return self._times is not None
+        return self._roots is not None
+
+    def _times(self, pairs: Any) -> Any:
+        """√(τ₁τ₂) of a pair, or of many."""
+        assert self._roots is not None
+        return self._roots[self.pairs[pairs, 0]] * self._roots[self.pairs[pairs, 1]]
 
     def effective(self, rows: Any, pairs: Any) -> Any:
         """Rows that a window is worth, dependence and the reference's own finiteness paid."""
-        assert self._times is not None
-        own, trained = rows / self._times[pairs], self.reference_rows[pairs] / self._times[pairs]
+        times = self._times(pairs)
+        own, trained = rows / times, self.reference_rows[pairs] / times
         return own * trained / np.maximum(own + trained, 1e-9)
 
-    def look(self, ring: Codes, rows: int, onsets: Rows, moved: npt.NDArray[np.bool_], since: Rows) -> list[Verdict]:
+    def look(
+        self, ring: Codes, rows: int, onsets: Rows, moved: npt.NDArray[np.bool_], since: Mapping[int, int]
+    ) -> list[Verdict]:
         """At the end of every second block, `rows` rows fed, the last 900 of them in the ring of codes (row r at r
         modulo its length): the pairs that have changed, by pair.
 
         `onsets`, `moved`: `[columns of the reference]`, or empty where no column has moved: the row from which on a
-        column's rows are alike, and whether it has an open drift. `since`: `[pairs]` rows before are not looked at.
+        column's rows are alike, and whether it has an open drift. `since`: by pair, rows before are not looked at.
         """
         found: dict[int, Verdict] = {}
         either = self._none
         if len(moved):
             unlike = moved | (onsets > rows - KEPT * BLOCK)
             either = np.logical_or(*unlike[self.places][self.pairs].T) if unlike.any() else either
-        self._keep_up(ring, rows, either)
+        screen = self._keep_up(ring, rows, either)
         close = rows % CLOSELY == 0
         for w, blocks in enumerate(WINDOWS):
             if rows < blocks * BLOCK:
                 break
-            wide = close and blocks == KEPT and self._total[w] >= self._sum_screen
-            if not (self._found[w] or wide):
+            wide = close and blocks == KEPT and screen.total[w] >= self._sum_screen
+            if not (screen.found[w] or wide):
                 continue
             verdicts = [
-                self.judge(ring, rows, pair, blocks, onsets, int(since[pair]))
-                for pair in self._candidates(w, either, wide=wide)
+                self.judge(ring, rows, pair, blocks, onsets, since.get(pair, 0))
+                for pair in self._candidates(screen, w, either, wide=wide)
                 if close or not either[pair]  # what is explained by a drift stays so for a while: see less often
             ]
             self._decide([v for v in verdicts if v is not None], either, found)
         return [found[pair] for pair in sorted(found)]
 
-    def _candidates(self, w: int, either: npt.NDArray[np.bool_], *, wide: bool) -> list[int]:
+    def _candidates(self, screen: Look, w: int, either: npt.NDArray[np.bool_], *, wide: bool) -> list[int]:
         """The pairs that stand out, and if all inputs together do, those of steady ones; `MOST` at most."""
-        standing, squares = self._standing[w, : self._found[w]], self._squares[w]
+        standing, squares = screen.standing[w, : screen.found[w]], screen.squares[w]
         if wide:
             standing = np.union1d(standing, np.flatnonzero(self.among_inputs & ~either))
         if len(standing) > MOST:
@@ -214,12 +240,13 @@ class Pairs:
 
     def _decide(self, verdicts: list[Verdict], either: npt.NDArray[np.bool_], found: dict[int, Verdict]) -> None:
         """The pairs that fire, into `found`; of inputs, all large changes if the sum of all is too much."""
+        bar = self.bar
         large = [v for v in verdicts if abs(v.excess) >= self.min_change]
         steady = [v for v in verdicts if self.among_inputs[v.pair] and not either[v.pair]]
         wide = sum(2 * v.evidence for v in steady) >= self.sum_bar
         for v in large:
             summed = wide and self.among_inputs[v.pair] and not either[v.pair]
-            if v.evidence >= self.bar[v.pair] or summed:
+            if v.evidence >= bar[v.pair] or summed:
                 found.setdefault(v.pair, v)
 
     def judge(self, ring: Codes, rows: int, pair: int, blocks: int, onsets: Rows, since: int) -> Verdict | None:
@@ -233,7 +260,7 @@ class Pairs:
         result = np.zeros(6)
         n = _judge(
             ring, first, rows, int(self.places[i]), int(self.places[j]), self.levels[i], self.levels[j],
-            self.tables[pair], result,
+            self._table(pair), result,
         )  # fmt: skip
         if n < FEWEST:
             return None
@@ -246,15 +273,14 @@ class Pairs:
         first = max(rows - KEPT * BLOCK, 0)
         steps = _steps(
             ring, verdict.first_row, first, rows, int(self.places[i]), int(self.places[j]), self.levels[i],
-            self.levels[j], self.tables[verdict.pair], verdict.excess,
+            self.levels[j], self._table(verdict.pair), verdict.excess,
         )  # fmt: skip
-        assert self._times is not None
-        tail = np.cumsum(steps[::-1])[::-1] / self._times[verdict.pair]
+        tail = np.cumsum(steps[::-1])[::-1] / self._times(verdict.pair)
         best = int(tail.argmax())
         near = np.flatnonzero(tail[: best + 1] >= tail[best] - ONSET_SLACK)
         return first + best, first + int(near[0])
 
-    def _keep_up(self, ring: Codes, rows: int, either: npt.NDArray[np.bool_]) -> None:
+    def _keep_up(self, ring: Codes, rows: int, either: npt.NDArray[np.bool_]) -> Look:
         """The sums of the blocks up to now, of those that are not here yet (all, after a restart), and the screen."""
         block = rows // BLOCK
         begin = block - EVERY
@@ -262,21 +288,36 @@ class Pairs:
             for sums in (self._products, self._sums, self._all_products, self._all_sums):
                 sums[:] = 0
             begin = max(block - KEPT, 0)
+        windows, pairs = self._weights.shape
+        screen = Look(
+            np.zeros(windows, dtype=np.int64), np.empty((windows, pairs), dtype=np.int64), np.empty((windows, pairs)),
+            np.zeros(windows),
+        )  # fmt: skip
         _steps_on(
-            ring, begin, block, self.places, self._scores, self._products, self._sums, self._all_products,
-            self._all_sums, self._expected, self._bounds, self._weights, self.among_inputs, either, self._squares,
-            self._standing, self._found, self._total,
+            ring, begin, block, self.places, self.levels, self._scores, self._products, self._sums, self._all_products,
+            self._all_sums, self._expected, self._bounds, self._weights, self.among_inputs, either, screen.squares,
+            screen.standing, screen.found, screen.total,
         )  # fmt: skip
         self._block = block
+        return screen
+
+
+@cache
+def _pairs_of(count: int) -> Rows:
+    """`[pairs, 2]`; one array for all streams with that many columns."""
+    pairs = np.stack(np.triu_indices(count, 1), axis=1).astype(np.int64)
+    pairs.flags.writeable = False
+    return pairs
 
 
 def _scores(tables: Floats, pairs: Rows, levels: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
-    """By column and code, in sixteenths of a standard deviation; 0 for codes without a level."""
-    found = np.zeros(levels.shape, dtype=np.float32)
+    """By column and level, in sixteenths of a standard deviation; 0 for levels that no code has."""
+    found = np.zeros((len(levels), LEVELS), dtype=np.float32)
     for i in range(len(levels)):
         pair = next(k for k, both in enumerate(pairs.tolist()) if i in both)
         own = scores(margins(tables[pair])[0 if pairs[pair, 0] == i else 1])
-        found[i] = np.where(levels[i] >= 0, np.rint(own[levels[i]] * SCALE), 0)
+        used = np.unique(levels[i][levels[i] >= 0])
+        found[i, used] = np.rint(own[used] * SCALE)
     return found
 
 
@@ -306,27 +347,27 @@ def _sum_bar(matrix: Floats, x: float) -> float:
 
 @njit
 def _steps_on(
-    ring: Any, begin: int, stop: int, places: Any, table: Any, products: Any, sums: Any, all_products: Any,
+    ring: Any, begin: int, stop: int, places: Any, levels: Any, table: Any, products: Any, sums: Any, all_products: Any,
     all_sums: Any, expected: Any, bounds: Any, weights: Any, among: Any, either: Any, squares: Any, standing: Any,
     found: Any, total: Any,
 ) -> None:  # fmt: skip
     """Move all windows on by blocks; then, by window, the pairs that stand out, all squares, and the sum of those of
     steady pairs of inputs."""
     for block in range(begin, stop):
-        _move(ring, block, places, table, products, sums, all_products, all_sums)
+        _move(ring, block, places, levels, table, products, sums, all_products, all_sums)
     count = len(places)
     mean, size = np.empty(count), np.empty(count)
     for w, blocks in enumerate(WINDOWS):
         each = 1.0 / (blocks * BLOCK)
         for i in range(count):
             mean[i] = all_sums[w, i] * each
-            variance = all_products[w, i, i] * each - mean[i] ** 2
+            variance = all_products[w, i * (i + 3) // 2] * each - mean[i] ** 2
             size[i] = 1 / np.sqrt(variance) if variance > LEAST_VARIANCE else 0.0
         pair = out = 0
         summed = 0.0
         for i in range(count):
             for j in range(i + 1, count):
-                r = (all_products[w, j, i] * each - mean[i] * mean[j]) * size[i] * size[j]
+                r = (all_products[w, j * (j + 1) // 2 + i] * each - mean[i] * mean[j]) * size[i] * size[j]
                 away = r - expected[pair] if size[i] * size[j] > 0 else 0.0
                 square = weights[w, pair] * away * away
                 squares[w, pair] = square
@@ -341,40 +382,51 @@ def _steps_on(
 
 @njit
 def _move(
-    ring: Any, block: int, places: Any, table: Any, products: Any, sums: Any, all_products: Any, all_sums: Any
+    ring: Any, block: int, places: Any, levels: Any, table: Any, products: Any, sums: Any, all_products: Any,
+    all_sums: Any,
 ) -> None:  # fmt: skip
-    """One block into all windows, and the oldest of each out. Sums of products fill the lower triangle."""
+    """One block into all windows, and the oldest of each out. Sums of products are the lower triangle, row by row."""
     count, slot = len(places), block % KEPT
     for w, blocks in enumerate(WINDOWS):
         old = (block - blocks) % KEPT
         for i in range(count):
             all_sums[w, i] -= sums[old, i]
-            for j in range(i + 1):
-                all_products[w, i, j] -= products[old, i, j]
+        for k in range(products.shape[1]):
+            all_products[w, k] -= products[old, k]
     products[slot] = 0
     sums[slot] = 0
     own = np.empty(count, dtype=np.float32)
     for row in range(block * BLOCK, (block + 1) * BLOCK):
         at = row % len(ring)
         for i in range(count):
-            own[i] = table[i, ring[at, places[i]]]
+            code = ring[at, places[i]]
+            level = levels[i, code] if code < levels.shape[1] else -1  # `_level`, without a view of the row
+            own[i] = table[i, level] if level >= 0 else np.float32(0.0)
         for i in range(count):
-            value, line = own[i], products[slot, i]
+            value, first = own[i], i * (i + 1) // 2
+            line = products[slot, first : first + i + 1]
             sums[slot, i] += value
             for j in range(i + 1):
                 line[j] += value * own[j]
     for w in range(len(WINDOWS)):
         for i in range(count):
             all_sums[w, i] += sums[slot, i]
-            for j in range(i + 1):
-                all_products[w, i, j] += products[slot, i, j]
+        for k in range(products.shape[1]):
+            all_products[w, k] += products[slot, k]
+
+
+@njit
+def _level(levels: Any, code: int) -> int:
+    """A code's level; −1 for one that is not of the reference, too."""
+    found: int = levels[code] if code < len(levels) else -1
+    return found
 
 
 @njit
 def _counts(ring: Any, first: int, stop: int, a: int, b: int, of_a: Any, of_b: Any) -> Any:
     table = np.zeros((LEVELS, LEVELS))
     for row in range(first, stop):
-        x, y = of_a[ring[row % len(ring), a]], of_b[ring[row % len(ring), b]]
+        x, y = _level(of_a, ring[row % len(ring), a]), _level(of_b, ring[row % len(ring), b])
         if x >= 0 and y >= 0:
             table[x, y] += 1
     return table
@@ -392,7 +444,7 @@ def _within(
         end = min((begin // BLOCK + 1) * BLOCK, stop)
         n = x = y = xx = yy = xy = 0.0
         for row in range(begin, end):
-            p, q = of_a[ring[row % len(ring), a]], of_b[ring[row % len(ring), b]]
+            p, q = _level(of_a, ring[row % len(ring), a]), _level(of_b, ring[row % len(ring), b])
             if p >= 0 and q >= 0:
                 n += 1
                 x += s[p]
@@ -469,7 +521,7 @@ def _steps(
     normal = mean_log(table, s, t, theta)
     steps = np.zeros(stop - first)
     for row in range(first, stop):
-        p, q = of_a[ring[row % len(ring), a]], of_b[ring[row % len(ring), b]]
+        p, q = _level(of_a, ring[row % len(ring), a]), _level(of_b, ring[row % len(ring), b])
         if p >= 0 and q >= 0:
             steps[row - first] = theta * s[p] * t[q] - normal
     return steps
