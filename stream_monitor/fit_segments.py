@@ -11,6 +11,7 @@ import numpy.typing as npt
 from stream_monitor.codes import NEW, OTHER
 from stream_monitor.encode import Binner
 from stream_monitor.events import Row
+from stream_monitor.packed import plain
 from stream_monitor.reference import MAX_DOCUMENT_BYTES, Kind, Reference, Segment, SegmentColumn
 from stream_monitor.segments import Chosen, Router, watched_columns
 from stream_monitor.tally import Tally, times_of
@@ -49,7 +50,7 @@ class SegmentTally:
             else:
                 empty += 1
         room = MAX_DOCUMENT_BYTES - len(whole.to_json()) - 65_536
-        sizes = {id(segment): len(msgspec.json.encode(segment)) for segment in built}
+        sizes = {id(segment): len(msgspec.json.encode(segment, enc_hook=plain)) for segment in built}
         while built and sum(sizes[id(segment)] for segment in built) > room:
             built.remove(min(built, key=lambda segment: (segment.rows, segment.name)))
             surplus += 1

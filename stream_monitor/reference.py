@@ -20,6 +20,7 @@ import numpy.typing as npt
 from stream_monitor.codes import FIRST_BIN, MAX_BINS
 from stream_monitor.errors import ReferenceInvalid
 from stream_monitor.features import column_name
+from stream_monitor.packed import packed, plain
 
 SCHEMA_VERSION = 1
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
@@ -252,7 +253,7 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tr
         return max(self.slots) + 1 if self.slots else 1
 
     def to_json(self) -> bytes:
-        return msgspec.json.encode(self)
+        return msgspec.json.encode(self, enc_hook=plain)
 
     def digest(self) -> str:
         """The first 32 hex digits of the SHA-256 of the document."""
@@ -291,7 +292,7 @@ def load(data: bytes, name: str = "reference") -> Reference:
     problems = list(_problems(reference))
     if problems:
         raise ReferenceInvalid("\n".join(f"{name}: {problem}" for problem in problems))
-    return reference
+    return packed(reference)
 
 
 class _Versioned(msgspec.Struct):

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_monitor.batch import Origins
+from stream_monitor.compiled import njit
 from stream_monitor.errors import WireError
 
 FINE: Final = 1024
@@ -30,43 +31,99 @@ class Origin:
     time_ms: int
 
 
+_HALF: Final = 2**31
+_FAR: Final = 2**62
+
+
 class _Ring:
-    """Where the last `size` of something came from; 24 bytes each."""
+    """Where the last `size` of something came from; 10 bytes each, 24 where that is too narrow.
+
+    Partitions and indexes are bytes, offsets and times counted from a base of their own that moves along: a stream of
+    twenty columns has 1,536 of these. What lies too far apart for that widens the ring, and changes nothing else.
+    """
 
     def __init__(self, size: int) -> None:
-        self._small = np.zeros((size, 2), dtype=np.int32)
+        self._small: npt.NDArray[Any] = np.zeros((size, 2), dtype=np.uint8)
         """Input partition, index in the record."""
-        self._large = np.zeros((size, 2), dtype=np.int64)
-        """Offset, time."""
+        self._large: npt.NDArray[Any] = np.zeros((size, 2), dtype=np.uint32)
+        """Offset, time, above `_base`."""
+        self._base = np.zeros(2, dtype=np.int64)
+        self._filled = 0
 
     def put(self, slots: slice, origins: Origins, rows: slice) -> None:
-        small, large = self._small[slots], self._large[slots]
-        small[:, 0], small[:, 1] = origins.partition[rows], origins.index[rows]
-        large[:, 0], large[:, 1] = origins.offset[rows], origins.time_ms[rows]
+        """Slots fill up in order."""
+        while not _put(
+            self._small, self._large, self._base, slots.start, rows.start, rows.stop, origins.partition, origins.index,
+            origins.offset, origins.time_ms,
+        ):  # fmt: skip
+            self._make_room(
+                np.stack([origins.partition[rows], origins.index[rows]], axis=1),
+                np.stack([origins.offset[rows], origins.time_ms[rows]], axis=1),
+            )
+        self._filled = max(self._filled, slots.stop)
+
+    def _make_room(self, small: npt.NDArray[np.int32], large: npt.NDArray[np.int64]) -> None:
+        """For numbers that do not fit: another base, or else as wide as they can be."""
+        if self._small.dtype == np.uint8 and not (small.min() >= 0 and small.max() <= 255):
+            self._small = self._small.astype(np.int32)
+        known = np.concatenate([self._base + self._large[: self._filled].astype(np.int64), large])
+        low, high = known.min(axis=0), known.max(axis=0)
+        base = np.maximum(high, -_FAR) - _HALF  # rows to come are mostly later ones
+        narrow = self._large.dtype == np.uint32 and bool((low >= base).all())
+        self._large = np.zeros(self._large.shape, dtype=np.uint32 if narrow else np.int64)
+        self._base = base if narrow else np.zeros(2, dtype=np.int64)
+        self._large[: self._filled] = known[: self._filled] - self._base
 
     def at(self, slot: int) -> Origin:
         (partition, index), (offset, time_ms) = self._small[slot].tolist(), self._large[slot].tolist()
-        return Origin(partition, offset, index, time_ms)
+        base_offset, base_time = self._base.tolist()
+        return Origin(partition, base_offset + offset, index, base_time + time_ms)
 
     def times(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        times: npt.NDArray[np.int64] = self._large[slots, 1]
+        times: npt.NDArray[np.int64] = self._base[1] + self._large[slots, 1].astype(np.int64)
         return times
 
     def first(self, count: int) -> npt.NDArray[np.int64]:
         """`[count, 4]`: partition, offset, index and time of the first slots, as a state holds them."""
         table = np.empty((count, 4), dtype=np.int64)
         table[:, 0], table[:, 2] = self._small[:count].T
-        table[:, 1], table[:, 3] = self._large[:count].T
+        table[:, [1, 3]] = self._base + self._large[:count].astype(np.int64)
         return table
 
     def take(self, table: npt.NDArray[np.int64]) -> None:
         """Take over what `first` gave."""
+        if not len(table):
+            return
+        self._make_room(table[:, [0, 2]].astype(np.int32), table[:, [1, 3]])
         self._small[: len(table)] = table[:, [0, 2]]
-        self._large[: len(table)] = table[:, [1, 3]]
+        self._large[: len(table)] = table[:, [1, 3]] - self._base
+        self._filled = len(table)
+
+
+@njit
+def _put(
+    small: Any, large: Any, base: Any, slot: int, start: int, stop: int, partition: Any, index: Any, offset: Any,
+    time_ms: Any,
+) -> bool:  # fmt: skip
+    """Rows `start …` into slots `slot …`, or nothing at all if one of their numbers does not fit."""
+    if small.itemsize == 1:
+        for i in range(start, stop):
+            if not (0 <= partition[i] <= 255 and 0 <= index[i] <= 255):
+                return False
+    if large.itemsize == 4:
+        for i in range(start, stop):
+            if not (0 <= offset[i] - base[0] < 2 * _HALF and 0 <= time_ms[i] - base[1] < 2 * _HALF):
+                return False
+    for i in range(start, stop):
+        to = slot + i - start
+        small[to, 0], small[to, 1] = partition[i], index[i]
+        large[to, 0], large[to, 1] = offset[i] - base[0], time_ms[i] - base[1]
+    return True
 
 
 class Trail:
-    """Two rings of origins and one of codes; memory is fixed: (1024 + 512) × 24 bytes and 1024 bytes a column."""
+    """Two rings of origins and one of codes; memory is bounded: (1024 + 512) × 10 bytes (24 at most) and 1024 bytes
+    a column."""
 
     def __init__(self, columns: int) -> None:
         self.rows = 0

@@ -1,6 +1,10 @@
 """What a column costs: bytes of state on the topic, bytes of memory; and 100,000 columns in one process.
 
-Run as a program it holds 100,000 columns and prints what that took: a process of its own, as memory is.
+Run as a program it holds 100,000 columns and prints what that took: a process of its own, as memory is. Every stream
+has a reference of its own, read from its document as a worker reads it: its own number of rows, edges, counts by bin,
+tables of pairs. So nothing is shared between streams that would not be between those of a real deployment (where
+columns of equal counts, as of values without ties, share their ratios; here no two do). It is fed until every window is
+full.
 """
 
 from __future__ import annotations
@@ -19,7 +23,10 @@ from benchmarks.throughput.detection import monitor_of, ns_a_value, origins, sam
 from benchmarks.throughput.results import Figure
 from benchmarks.throughput.workload import NUMERIC, model
 from stream_monitor import state as states
+from stream_monitor.association import counts_of, relations_of
+from stream_monitor.codes import FIRST_BIN
 from stream_monitor.config import Settings
+from stream_monitor.reference import Bins, Reference, load
 from stream_monitor.streams import StreamFactory
 
 COLUMNS: Final = 100_000
@@ -59,22 +66,16 @@ def _state_bytes(rows: int) -> tuple[float, float]:
 
 
 def hold(columns: int) -> dict[str, float]:
-    """Streams of 20 columns, the probabilities of every column its own, as real references have them."""
+    """Streams of 20 columns, all of them different in all that a reference says."""
     reference, _, codes = sample(NUMERIC, 20_000)
     one_ns = ns_a_value(reference, codes, BATCH)
     before, began = _rss(), time.monotonic()
     rng = np.random.default_rng(5)
     monitors = []
     for number in range(columns // NUMERIC):
-        own = []
-        for column in reference.columns:
-            counts = np.array(column.strata[0].counts)
-            counts[4:-1] += rng.integers(-2, 3, size=len(counts) - 5)
-            bins = msgspec.structs.replace(column.strata[0], counts=np.maximum(counts, 0).tolist())
-            own.append(msgspec.structs.replace(column, strata=[bins]))
-        monitors.append(monitor_of(msgspec.structs.replace(reference, model=model(number), columns=own)))
+        monitors.append(monitor_of(load(another(reference, model(number), rng))))
     build_s = time.monotonic() - began
-    spent, rounds = 0.0, 12
+    spent, rounds = 0.0, 21  # the longest window has 2,000 rows
     for start in range(0, rounds * BATCH, BATCH):
         part, whence = codes[start : start + BATCH], origins(start, BATCH)
         at = time.process_time()
@@ -88,6 +89,27 @@ def hold(columns: int) -> dict[str, float]:
         "columns": NUMERIC * len(monitors), "streams": len(monitors), "rss_bytes": rss - before, "total_bytes": rss,
         "build_s": build_s, "one_ns": one_ns, "many_ns": many_ns,
     }  # fmt: skip
+
+
+def another(reference: Reference, of: str, rng: np.random.Generator) -> bytes:
+    """The document of a reference like this one, of another number of rows, in other units, by chance a bit different
+    in every count."""
+    share = float(rng.uniform(1.0, 4.0))
+    columns = []
+    for column in reference.columns:
+        bins, unit = column.strata[0], float(rng.uniform(0.5, 2.0))
+        counts = np.round(np.array(bins.counts) * share).astype(np.int64)
+        counts[FIRST_BIN:] += rng.integers(-2, 3, size=len(counts) - FIRST_BIN)
+        own = Bins(np.maximum(counts, 1).tolist(), [edge * unit for edge in bins.edges], bins.low * unit)
+        own.counts[:FIRST_BIN] = bins.counts[:FIRST_BIN]
+        quantiles = {level: value * unit for level, value in column.quantiles.items()}
+        columns.append(msgspec.structs.replace(column, strata=[own], quantiles=quantiles))
+    relations = relations_of(reference)
+    assert relations is not None
+    tables = np.round(counts_of(relations) * share).astype(np.int64)
+    tables += rng.integers(0, 3, size=tables.shape)
+    related = msgspec.structs.replace(relations, tables=tables.astype("<u2").tobytes())
+    return msgspec.structs.replace(reference, model=of, columns=columns, relations=related).to_json()
 
 
 def _rss() -> int:

@@ -78,12 +78,11 @@ class Layout:
 
     @property
     def full(self) -> int:
-        """How many of them, in whole lanes, may say something else of every code; those behind speak of one special
-        code, or of all of them, and say much the same of all others."""
+        """How many of them, `repeat` among them, may say something else of every code; those behind speak of one
+        special code, or of all of them, and say much the same of all others."""
         if not self.ordered:
             return self.width
-        first = next((k for k, alternative in enumerate(self.alternatives) if alternative.codes), self.width)
-        return -(-first // LANES) * LANES
+        return next((k for k, alternative in enumerate(self.alternatives) if alternative.codes), self.width)
 
 
 LOCATIONS: Final = ((0.12, 0.09), (0.25, 0.08), (0.5, 0.06), (1.0, 0.055), (2.0, 0.04))

@@ -89,9 +89,6 @@ class Evidence:
         enough = params.return_odds / (1 + params.return_odds)
         hazards = (params.return_hazard, params.change_hazard, enough, HALF, FADE_HAZARD * FADE_EVERY)
         self._hazards = np.array(hazards, dtype=np.float32)
-        self._weights = self.ratios.weights.copy()
-        self._weights[self.ratios.first] = 0.0  # `repeat` is fed apart: it looks at two rows
-        self._repeat_weights = self.ratios.weights[self.ratios.first].copy()
         self._evidence = np.zeros(total, dtype=np.float32)
         self._halves = np.zeros(total, dtype=np.float32)
         self._cusum = np.ones(total, dtype=np.float32)
@@ -114,9 +111,9 @@ class Evidence:
             codes, strata, first_row, self.params.pane_rows, self._threshold, self._hazards,
             self.tables.widths, ratios.widths, ratios.first, ratios.full, ratios.base, ratios.rest, ratios.kind_base,
             ratios.kinds, ratios.table,
-            ratios.repeat_base, ratios.repeat, ratios.no_repeat,
-            self._weights, self._repeat_weights, ratios.half, ratios.weaker, self._evidence, self._halves, self._cusum,
-            self._age, self._previous, self._pending, self._back, self.engaged, self.return_row, found, values,
+            ratios.repeat_base, ratios.repeat, ratios.no_repeat, ratios.weights, ratios.repeat_weights,
+            ratios.half, ratios.weaker, self._evidence, self._halves, self._cusum, self._age,
+            self._previous, self._pending, self._back, self.engaged, self.return_row, found, values,
         )  # fmt: skip
         self._next_row[0] = first_row + rows
         signals = [self._signal(found[i].tolist(), float(values[i])) for i in range(count)]
@@ -158,7 +155,7 @@ class Evidence:
         else:
             since = max(int(self._since_row[column]) - first_row, 0)
             with np.errstate(divide="ignore"):
-                best, row, likelihood = likeliest(steps[since:], np.log(self._weights[self._own(column)]))
+                best, row, likelihood = likeliest(steps[since:], np.log(self.ratios.weights[self._own(column)]))
             row += since
             if likelihood < SPEAKING:
                 return own
@@ -172,7 +169,7 @@ class Evidence:
         """What rows `[rows]` of a column say by themselves, whatever came before: the logarithm of an e-value against
         the reference (a Bayes factor of all alternatives by their weights), and the log-likelihood ratio of each."""
         own, layout = self._own(column), self.ratios.layouts[column]
-        weights = self._weights[own].astype(np.float64)
+        weights = self.ratios.weights[own].astype(np.float64)
         usable = np.flatnonzero(weights)
         if not len(usable) or not len(codes):
             return 0.0, {}
@@ -257,7 +254,8 @@ def _advance(
     lives apart from the others, which the compiler handles eight at a time.
     """
     count = 0
-    pairs, ratios = np.empty(len(codes), dtype=np.float32), np.empty((len(codes), widths.max()), dtype=np.float32)
+    # A row has room for the lanes that `_look_up` writes beyond a column's last alternative.
+    pairs, ratios = np.empty(len(codes), dtype=np.float32), np.empty((len(codes), widths.max() + 8), dtype=np.float32)
     for column in range(codes.shape[1]):
         width, first = widths[column], firsts[column]
         own, weight = evidence[first : first + width], weights[first : first + width]
@@ -311,12 +309,14 @@ def _look_up(
         if code >= code_width:  # not of this reference: never read beyond the table
             code = INVALID
         stratum = strata[i]
-        own, shared = base[stratum] + code * full, rest[stratum] + kinds[kind_base[stratum] + code] * (width - full)
+        own = base[stratum] + code * (full - 1) - 1
+        shared = rest[stratum] + kinds[kind_base[stratum] + code] * (width - full)
         row = ratios[i]
-        for k in range(0, full, 8):
+        for k in range(0, full, 8):  # what is too much at either end is written over
             _copy_lanes(table[own + k : own + k + 8], row[k : k + 8])
-        for k in range(0, width - full, 8):
-            _copy_lanes(table[shared + k : shared + k + 8], row[full + k : full + k + 8])
+        for k in range(0, width - full, 4):
+            _copy_four(table[shared + k : shared + k + 4], row[full + k : full + k + 4])
+        row[0] = np.float32(1.0)
         pairs[i] = repeat[repeat_base[stratum] + code] if code == last else no_repeat
         if last == NO_CODE:
             pairs[i] = np.float32(1.0)
@@ -331,6 +331,12 @@ def _copy_lanes(source: Any, target: Any) -> None:
     e, f, g, h = source[4], source[5], source[6], source[7]
     target[0], target[1], target[2], target[3] = a, b, c, d
     target[4], target[5], target[6], target[7] = e, f, g, h
+
+
+@njit
+def _copy_four(source: Any, target: Any) -> None:
+    a, b, c, d = source[0], source[1], source[2], source[3]
+    target[0], target[1], target[2], target[3] = a, b, c, d
 
 
 @njit

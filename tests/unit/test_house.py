@@ -14,9 +14,9 @@ PURE = (
     "alerts", "association", "baseline", "batch", "bets", "binning", "book", "codes", "collected", "compare",
     "dependence", "discover", "display", "encode", "encoder", "estimate", "evaluate_outcomes", "evaluation",
     "events", "features", "fit", "gaps", "heavy", "held", "incident_state", "incidents", "inject", "labels",
-    "lifecycle", "merge", "model", "model_state", "monitor", "outcomes", "outside", "performance", "reference",
-    "relations", "scoring", "scoring_state", "season", "signatures", "silence", "state", "stream", "streams",
-    "summary", "telling", "topics", "trail", "waiting", "wire",
+    "lifecycle", "merge", "model", "model_state", "monitor", "outcomes", "outside", "packed", "performance",
+    "reference", "relations", "scoring", "scoring_state", "season", "signatures", "silence", "state", "stream",
+    "streams", "summary", "telling", "topics", "trail", "waiting", "wire",
 )  # fmt: skip
 WORLDLY = {
     "asyncio", "kafka", "logging", "os", "pathlib", "random", "requests", "select", "socket", "structlog",

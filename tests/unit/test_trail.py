@@ -74,3 +74,35 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing() -> None:
     with pytest.raises(WireError, match="does not fit 400 rows"):
         trail.restore(400, trail.state())
     assert trail.rows == 300
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 300),
+            st.sampled_from([0, 1, 255, 256, 2**31 - 1]),
+            st.sampled_from([0, 7, 2**31, 2**33, 2**62]),
+            st.sampled_from([-(2**41), 0, 2**31, 2**32, 2**41]),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_numbers_of_any_size_are_kept_exactly(runs: list[tuple[int, int, int, int]]) -> None:
+    trail, kept = Trail(1), []
+    for count, small, offset, time_ms in runs:
+        numbers = np.arange(count)
+        origins = Origins(
+            np.full(count, small, np.int32), offset + numbers, np.full(count, small // 2, np.int32),
+            time_ms - numbers, numbers,
+        )  # fmt: skip
+        trail.extend(np.zeros((count, 1), np.uint8), origins)
+        kept += [Origin(small, offset + i, small // 2, time_ms - i) for i in range(count)]
+    first = max(len(kept) - FINE, 0)
+    assert [trail.at(row) for row in range(first, len(kept))] == kept[first:]
+    assert trail.last(FINE)[1].tolist() == [origin.time_ms for origin in kept[first:]]
+    restored = Trail(1)
+    restored.restore(trail.rows, trail.state())
+    for name, array in trail.state().items():
+        np.testing.assert_array_equal(restored.state()[name], array)

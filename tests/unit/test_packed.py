@@ -1,0 +1,75 @@
+"""References in memory: the same documents in a fraction of the bytes; and what a watched column takes in all."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import msgspec
+import numpy as np
+import pytest
+
+from benchmarks.throughput.detection import monitor_of, origins, sample
+from benchmarks.throughput.size import another
+from benchmarks.throughput.workload import NUMERIC
+from stream_monitor.monitor import Monitor
+from stream_monitor.packed import Numbers, plain
+from stream_monitor.reference import Reference, load
+from tests.unit.detectors.references import make
+
+MOST_BYTES = 18_500
+"""A column of a stream of twenty, with its part of the reference; every window full."""
+
+
+def document() -> bytes:
+    return another(sample(NUMERIC, 100)[0], "m", np.random.default_rng(1))
+
+
+def test_a_packed_reference_is_the_same_document() -> None:
+    given = document()
+    found, unpacked = load(given), msgspec.json.decode(given, type=Reference)
+    assert found.to_json() == given
+    assert found.digest() == unpacked.digest()
+    assert found == unpacked
+    assert unpacked == found
+    bins = found.columns[0].strata[0]
+    assert isinstance(bins.edges, Numbers)
+    assert isinstance(bins.counts, Numbers)
+
+
+def test_large_counts_come_through() -> None:
+    reference = make({"x": np.arange(40.0)}).reference
+    column = reference.columns[0]
+    bins = msgspec.structs.replace(column.strata[0], counts=[2**40 + n for n in column.strata[0].counts])
+    changed = msgspec.structs.replace(reference, columns=[msgspec.structs.replace(column, strata=[bins])])
+    assert load(changed.to_json()) == changed
+
+
+def test_numbers_compare_as_lists_do() -> None:
+    assert Numbers("d", [1.0, 2.0]) == [1.0, 2.0]
+    assert Numbers("B", [1, 2]) == Numbers("q", [1, 2])
+    assert Numbers("B", [1, 2]) != [1, 3]
+    assert Numbers("B", [1]) != (1,)
+    with pytest.raises(TypeError, match="set"):
+        plain(set())
+
+
+def test_what_a_column_takes_in_memory() -> None:
+    base, _, codes = sample(NUMERIC, 2_100)
+    rng = np.random.default_rng(2)
+    documents = [another(base, f"m{number}", rng) for number in range(4)]
+
+    def watched(given: bytes) -> Monitor:
+        monitor = monitor_of(load(given))
+        for start in range(0, len(codes), 100):
+            monitor.feed(codes[start : start + 100], origins(start, 100))
+        return monitor
+
+    watched(documents[0])  # compiled, imported, cached
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        held = [watched(each) for each in documents[1:]]
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / len(held) / NUMERIC < MOST_BYTES
