@@ -142,7 +142,7 @@ class RetrainSection(Section):
 
 
 class RelationsSection(Section):
-    """Rank correlations of the inputs with the prediction, and among themselves."""
+    """Rank correlations of the inputs with the prediction and the label, and among themselves."""
 
     enabled: bool = True
     min_change: float = Field(

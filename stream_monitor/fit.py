@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from stream_monitor.association import MAX_ROWS as MAX_RELATION_ROWS
 from stream_monitor.association import learn as learn_relations
 from stream_monitor.codes import FIRST_BIN, NEW, OTHER
 from stream_monitor.collected import Collected
@@ -202,9 +203,15 @@ class ReferenceBuilder:
             parts = self._segments.build(reference, kept, new, ordered=ordered, by_time=by_time, notes=self._notes)
             reference = msgspec.structs.replace(reference, segment_by=[*self._options.segment_by], segments=parts)
         if self._options.relations:
-            relations = learn_relations(columns, tally.first_codes(kept))
+            codes = tally.first_codes(kept)[:MAX_RELATION_ROWS]
+            relations = learn_relations(columns, codes)
             if relations is not None:
                 reference = msgspec.structs.replace(reference, relations=relations)
+            if relations is not None and performance is not None and ordered:
+                with_label = self._outcomes.relate(reference, relations, codes, by_time=by_time)
+                if with_label is not None:
+                    performance = msgspec.structs.replace(performance, relations=with_label)
+                    reference = msgspec.structs.replace(reference, performance=performance)
         if (size := len(reference.to_json())) > MAX_DOCUMENT_BYTES:
             raise DataError(
                 f"{self._stream}: a reference of {size} bytes, {MAX_DOCUMENT_BYTES} fit: watch fewer columns"

@@ -34,6 +34,7 @@ from stream_monitor.alerts import (
     minute,
     rounded,
 )
+from stream_monitor.detectors.outcome_pairs import LABEL
 from stream_monitor.lifecycle import ENOUGH
 from stream_monitor.reference import Role, StreamKey
 from stream_monitor.trail import Origin
@@ -46,6 +47,7 @@ KINDS: Final = frozenset(
 )  # fmt: skip
 """Of alerts that may belong to an incident."""
 OUTCOME_KINDS: Final = frozenset({AlertKind.CONCEPT_DRIFT, AlertKind.PERFORMANCE})
+WITH_LABEL: Final = f" ~ {LABEL}"
 MAX_MEMBERS: Final = 1_000
 """Open alerts of a model that are kept in mind; more stand alone."""
 LISTED: Final = 20
@@ -288,11 +290,16 @@ def _in_row_order(alerts: Sequence[Alert]) -> list[Alert]:
     latest: dict[tuple[StreamKey, bool], tuple[int, int, int, int]] = {}
     keys = []
     for alert in alerts:
-        at, source = alert.detected, (alert.stream, alert.kind in OUTCOME_KINDS)
+        at, source = alert.detected, (alert.stream, _about_outcomes(alert))
         row = (0 if one else epoch_ms(at.time), at.partition, at.offset, at.index)
         latest[source] = max(row, latest.get(source, row))
         keys.append(latest[source])
     return [alerts[place] for place in sorted(range(len(alerts)), key=keys.__getitem__)]  # stable
+
+
+def _about_outcomes(alert: Alert) -> bool:
+    """Whether its rows are outcomes, in an order of their own."""
+    return alert.kind in OUTCOME_KINDS or (alert.scope == "pair" and alert.column.endswith(WITH_LABEL))
 
 
 def _member(alert: Alert) -> Member:

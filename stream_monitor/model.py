@@ -20,6 +20,7 @@ from stream_monitor.book import ReferenceBook
 from stream_monitor.events import parse_time
 from stream_monitor.labels import LabelBatch
 from stream_monitor.ordering import LONG_AGO, OutcomeRun
+from stream_monitor.outcome_levels import Packing, packing_of
 from stream_monitor.outcomes import NO_NAME, Values
 from stream_monitor.reference import StreamKey
 from stream_monitor.scoring import Scoring
@@ -30,6 +31,7 @@ NewScoring = Callable[[StreamKey], Scoring]
 MAX_CLASSES: Final = 1_000
 """Of one model; a category beyond them has no value."""
 MAX_STREAMS: Final = 32_000
+MAX_PACKINGS: Final = 64
 ORIGIN: Final = ("time_ms", "record_ms", "offset", "partition", "index")
 DELAY_BUCKETS_MS: Final = tuple(round(1_000 * 2 ** (i / 2)) for i in range(64))
 """Upper ends of the buckets that delays are counted in: a second to 73 years, each √2 times the one before."""
@@ -66,6 +68,7 @@ class Model:
     streams: dict[StreamKey, int] = field(default_factory=dict)
     new_scoring: NewScoring | None = None
     scorings: dict[int, Scoring] = field(default_factory=dict)
+    _packings: dict[str, Packing | None] = field(default_factory=dict)
     delays: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(DELAY_BUCKETS_MS) + 1, dtype=np.int64))
 
     def feed(
@@ -75,7 +78,7 @@ class Model:
         records' time; LONG_AGO where nobody knows."""
         alerts = [alert for run in runs for alert in self._switch(run, book)]
         if runs:
-            alerts += self._outcomes(self.waiting.predict(*self._entries(runs), self.counts))
+            alerts += self._outcomes(self.waiting.predict(*self._entries(runs, book), self.counts))
         if labels:
             entries = np.concatenate([self._labels(batch) for batch in labels])
             entries = entries[_order(entries)]
@@ -125,15 +128,15 @@ class Model:
         place = int(np.searchsorted(np.cumsum(self.delays), level * total))
         return DELAY_BUCKETS_MS[min(place, len(DELAY_BUCKETS_MS) - 1)] / 1000
 
-    def _entries(self, runs: Sequence[OutcomeRun]) -> tuple[Records, Records]:
+    def _entries(self, runs: Sequence[OutcomeRun], book: ReferenceBook) -> tuple[Records, Records]:
         """The rows of all streams in order, and the labels they brought."""
-        entries, given = zip(*(self._of_run(run) for run in runs), strict=True)
+        entries, given = zip(*(self._of_run(run, book) for run in runs), strict=True)
         rows, known = np.concatenate(entries), np.concatenate(given)
         order = _order(rows)
         self.counts.predictions += len(rows)
         return rows[order], known[order]
 
-    def _of_run(self, run: OutcomeRun) -> tuple[Records, Records]:
+    def _of_run(self, run: OutcomeRun, book: ReferenceBook) -> tuple[Records, Records]:
         outcomes, origins = run.outcomes, run.origins
         places = self._places(outcomes.names)
         prediction, label = outcomes.prediction.renamed(places), outcomes.label.renamed(places)
@@ -144,9 +147,24 @@ class Model:
         entries["stream"] = self._stream(run.stream)
         for name in ORIGIN:
             entries[name] = getattr(origins, name)
+        packing = self._packing(run.digest, book) if self.new_scoring is not None else None
+        if packing is not None and run.codes is not None:
+            levels = packing.pack(run.codes, run.generation)
+            entries["levels_a"], entries["levels_b"] = levels[:, 0], levels[:, 1]
         given["number"], given["name"] = label.number, label.name
         given["known"] = ~np.isnan(label.number) | (label.name != NO_NAME)
         return entries, given
+
+    def _packing(self, digest: str, book: ReferenceBook) -> Packing | None:
+        """What the inputs are packed by, of the last few references."""
+        if digest not in self._packings:
+            reference = book.by_digest(digest)
+            if reference is None:  # it may be here with the next run
+                return None
+            if len(self._packings) >= MAX_PACKINGS:
+                self._packings.clear()
+            self._packings[digest] = packing_of(reference)
+        return self._packings[digest]
 
     def _labels(self, batch: LabelBatch) -> Records:
         value: Values = batch.value.renamed(self._places(batch.names))
@@ -183,7 +201,8 @@ class Model:
             own = pairs[pairs["entry"]["stream"] == number]
             entry = own["entry"]
             prediction, label = Values(entry["number"], entry["name"]), Values(own["label"], own["label_name"])
-            found, unusable = scoring.feed(prediction, label, names, self._class, _origins(entry))
+            levels = np.stack([entry["levels_a"], entry["levels_b"]], axis=1)
+            found, unusable = scoring.feed(prediction, label, names, self._class, _origins(entry), levels)
             alerts += found
             self.counts.unusable += unusable
         return alerts

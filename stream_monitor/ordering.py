@@ -106,19 +106,23 @@ class Clock(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRun:
-    """What a batch says about predictions and labels; `digest` "" where the stream has no reference yet."""
+    """What a batch says about predictions and labels; no `digest` and `codes` where the stream has no reference yet."""
 
     stream: StreamKey
     digest: str
     generation: int
     outcomes: Outcomes
     origins: Origins
+    codes: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.origins)
 
     def take(self, rows: slice | npt.NDArray[np.intp]) -> OutcomeRun:
-        return OutcomeRun(self.stream, self.digest, self.generation, self.outcomes.take(rows), self.origins.take(rows))
+        return OutcomeRun(
+            self.stream, self.digest, self.generation, self.outcomes.take(rows), self.origins.take(rows),
+            self.codes[rows] if self.codes is not None else None,
+        )  # fmt: skip
 
     @classmethod
     def of(cls, batch: Batch, *, with_ids: bool) -> OutcomeRun | None:
@@ -126,7 +130,7 @@ class OutcomeRun:
         if isinstance(batch, CodedBatch):
             if batch.outcomes is None:
                 return None
-            return cls(batch.stream, batch.digest, batch.generation, batch.outcomes, batch.origins)
+            return cls(batch.stream, batch.digest, batch.generation, batch.outcomes, batch.origins, batch.codes)
         outcomes = Outcomes.of(batch.rows, with_ids=with_ids)
         return None if outcomes is None else cls(batch.stream, "", 0, outcomes, Origins.of(batch.rows))
 

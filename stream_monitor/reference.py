@@ -31,6 +31,8 @@ LEVELS = 6
 """Of a column, where it is looked at together with another."""
 MAX_RELATED = 64
 """Columns that are looked at by pairs."""
+MAX_WAITING_LEVELS = 31
+"""Columns whose levels wait with a prediction for its label."""
 MAX_SEGMENTS = 200
 MAX_SEGMENT_FEATURES = 3
 MAX_SEGMENT_COLUMNS = 20_000
@@ -134,6 +136,24 @@ class Task(StrEnum):
     REGRESSION = "regression"
 
 
+class OutcomeRelations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the inputs went with the label (see `outcome_levels.py`).
+
+    `columns`: names of inputs among the reference's `relations`, whose levels are theirs. `correlation`: of each with
+    the label, by rank. `tables`: rows by the levels of both, `[columns, LEVELS, LEVELS]` little-endian uint16.
+    `edges`: lower ends of the label's levels but the first. `times`, `label_time`: autocorrelation times. `left_out`:
+    columns there was no room for.
+    """
+
+    columns: list[str]
+    correlation: list[float]
+    tables: bytes
+    edges: list[float]
+    times: list[float]
+    label_time: float
+    left_out: int = 0
+
+
 class Performance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How good the predictions of training were, over the `n` rows that had a prediction and a label.
 
@@ -149,6 +169,8 @@ class Performance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     positive: str = ""
     scale: dict[str, float] = {}
     calibration: list[tuple[float, float]] = []
+    relations: OutcomeRelations | msgspec.UnsetType = msgspec.UNSET
+    """Left out of the document by older releases, and where labels have no order."""
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -317,6 +339,9 @@ def _problems(reference: Reference) -> list[str]:
         problems += [f"column {column.name!r}: {problem}" for problem in _column_problems(column, reference.strata)]
     if reference.performance is not msgspec.UNSET:
         problems += [f"performance: {problem}" for problem in _performance_problems(reference.performance)]
+        if reference.performance.relations is not msgspec.UNSET:
+            found = _outcome_relation_problems(reference, reference.performance.relations)
+            problems += [f"performance: relations: {problem}" for problem in found]
     if reference.relations is not msgspec.UNSET:
         problems += [f"relations: {problem}" for problem in _relation_problems(reference, reference.relations)]
     return problems or list(_segment_problems(reference))
@@ -352,6 +377,23 @@ def _performance_problems(performance: Performance) -> list[str]:
     if scores != sorted(set(scores)) or any(not 0 <= share <= 1 for _, share in performance.calibration):
         problems.append("calibration must ascend strictly, with shares in 0 … 1")
     return problems
+
+
+def _outcome_relation_problems(reference: Reference, relations: OutcomeRelations) -> Iterator[str]:
+    known = reference.relations.columns if isinstance(reference.relations, Relations) else []
+    names, count = set(relations.columns), len(relations.columns)
+    if not 0 < count <= MAX_WAITING_LEVELS or len(names) < count or names - set(known):
+        yield f"names {count} columns; 1 to {MAX_WAITING_LEVELS} different ones of the reference's relations can be"
+    if len(relations.correlation) != count or not all(-1 <= value <= 1 for value in relations.correlation):
+        yield "correlations are not one a column in -1 … 1"
+    if len(relations.tables) != count * LEVELS * LEVELS * 2:
+        yield f"{len(relations.tables)} bytes of tables are not one a column"
+    edges = relations.edges
+    if not 0 < len(edges) < LEVELS or edges != sorted(set(edges)) or not all(math.isfinite(edge) for edge in edges):
+        yield f"needs 1 to {LEVELS - 1} finite edges of the label, ascending"
+    times = [*relations.times, relations.label_time]
+    if len(times) != count + 1 or not all(1.0 <= value < 1e6 for value in times):
+        yield "autocorrelation times are not one a column in 1 … 10⁶"
 
 
 def _segment_problems(reference: Reference) -> Iterator[str]:

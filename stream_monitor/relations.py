@@ -77,6 +77,8 @@ class Policy:
     update_ratio: float
     update_rows: int
     retrain_rows: int
+    labelled: bool = False
+    """Whether its rows are those that have a label."""
 
 
 class Relating:
@@ -199,7 +201,8 @@ class Relating:
                             "effect grew" if new > old else "effect shrank")]  # fmt: skip
 
     def _retrain(self, episode: RelationEpisode, row: int) -> Retrain:
-        return Retrain.since(Origin(*episode.onset), row - episode.onset_row + 1, self._policy.retrain_rows)
+        rows, policy = row - episode.onset_row + 1, self._policy
+        return Retrain.since(Origin(*episode.onset), rows, policy.retrain_rows, labelled=policy.labelled)
 
     @property
     def with_prediction(self) -> bool:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -34,13 +33,14 @@ from stream_monitor.alerts import (
 )
 from stream_monitor.baseline import error_values, learn
 from stream_monitor.batch import Origins
-from stream_monitor.bets import Bet
 from stream_monitor.book import Entry
 from stream_monitor.detectors.ensemble import PANE_ROWS
 from stream_monitor.encode import codes_of
-from stream_monitor.errors import WireError
+from stream_monitor.guards import Broken, Guard
 from stream_monitor.lifecycle import ENOUGH
 from stream_monitor.monitor import Monitor
+from stream_monitor.outcome_levels import Packed, outcome_relations_of
+from stream_monitor.outcome_relations import OutcomeRelating
 from stream_monitor.outcomes import Values, joined
 from stream_monitor.performance import (
     HIGHER_IS_BETTER,
@@ -48,23 +48,28 @@ from stream_monitor.performance import (
     METRICS,
     Interval,
     Limit,
-    loss_of,
-    losses,
     measure,
     measured,
     pairs_of,
 )
-from stream_monitor.reference import SCHEMA_VERSION, Performance, Reference, Source, StreamKey, Task
+from stream_monitor.reference import (
+    SCHEMA_VERSION,
+    OutcomeRelations,
+    Performance,
+    Reference,
+    Source,
+    StreamKey,
+    Task,
+)
 from stream_monitor.trail import Origin
 
 Floats = npt.NDArray[np.float64]
 NewErrorMonitor = Callable[[StreamKey, Entry], Monitor]
+NewRelating = Callable[[StreamKey, str, OutcomeRelations, int], OutcomeRelating]
+"""Of a stream under the reference of that digest and generation."""
 
 FEWEST_CITED: Final = 100
 """Outcomes that an alert's metric is taken over, at least."""
-MOST_PENDING: Final = 256
-"""Scores of one class that wait for one of the other, to make a pair."""
-RETURN_ODDS: Final = 1e4
 UPDATE_ROWS: Final = 1_000
 
 
@@ -89,89 +94,16 @@ class ScoringRules:
     topic: str
 
 
-class Broken(msgspec.Struct):
-    """An open alert of one limit."""
-
-    id: str
-    opened_row: int
-    onset_row: int
-    onset: tuple[int, int, int, int]
-    published_row: int
-    updates: int = 0
-    enough: bool = False
-
-
-class GuardState(msgspec.Struct, frozen=True):
-    worse: list[float]
-    better: list[float]
-    cusum: list[float]
-    since: list[int]
-    broken: Broken | None
-    highs: list[float]
-    lows: list[float]
-
-
-class Guard:
-    """One limit, its bet and its open alert. `highs`, `lows`: scores of positives and negatives that wait to be paired
-    (AUC is the share of pairs in the right order; disjoint pairs are independent outcomes)."""
-
-    def __init__(self, limit: Limit, task: Task, scale: float, alpha: float) -> None:
-        self.limit = limit
-        self.broken: Broken | None = None
-        self.bet = Bet(self._mean_loss(limit, scale), alpha, RETURN_ODDS)
-        self._task, self._scale = task, scale
-        self.highs: list[float] = []
-        self.lows: list[float] = []
-
-    @staticmethod
-    def _mean_loss(limit: Limit, scale: float) -> float:
-        loss = loss_of(limit.metric, limit.value, scale)
-        return 1 - loss if limit.metric == "bias" and limit.bound == "min" else loss
-
-    def losses(self, predicted: Floats, actual: Floats) -> tuple[Floats, Floats]:
-        if self.limit.metric == "auc":
-            return self._pair_up(predicted, actual)
-        loss, about = losses(self.limit.metric, self._task, predicted, actual, self._scale)
-        return (1 - loss if self.limit.metric == "bias" and self.limit.bound == "min" else loss), about
-
-    def _pair_up(self, predicted: Floats, actual: Floats) -> tuple[Floats, Floats]:
-        loss, about = np.zeros(len(predicted)), np.zeros(len(predicted))
-        for i, (score, positive) in enumerate(zip(predicted.tolist(), (actual > 0).tolist(), strict=True)):
-            own, others = (self.highs, self.lows) if positive else (self.lows, self.highs)
-            if others:
-                other = others.pop(0)
-                high, low = (score, other) if positive else (other, score)
-                loss[i], about[i] = 0.5 if high == low else float(high < low), 1.0
-            elif len(own) < MOST_PENDING:
-                own.append(score)
-        return loss, about
-
-    def state(self) -> GuardState:
-        bet = self.bet
-        return GuardState(
-            bet.worse.tolist(),
-            bet.better.tolist(),
-            bet.cusum.tolist(),
-            bet.since.tolist(),
-            self.broken,
-            list(self.highs),
-            list(self.lows),
-        )
-
-    def restore(self, state: GuardState) -> None:
-        """Raises WireError."""
-        sizes = {len(each) for each in (state.worse, state.better, state.cusum, state.since, self.bet.worse)}
-        if len(sizes) > 1:
-            raise WireError("a limit's test that has another number of bets")
-        self.bet.worse[:], self.bet.better[:] = state.worse, state.better
-        self.bet.cusum[:], self.bet.since[:] = state.cusum, state.since
-        self.broken, self.highs, self.lows = state.broken, list(state.highs), list(state.lows)
-
-
 class Scoring:
     """One stream's outcomes. `performance` None: still learning what they are like, from `warmup` outcomes."""
 
-    def __init__(self, stream: StreamKey, rules: ScoringRules, new_monitor: NewErrorMonitor) -> None:
+    def __init__(
+        self,
+        stream: StreamKey,
+        rules: ScoringRules,
+        new_monitor: NewErrorMonitor,
+        new_relating: NewRelating | None = None,
+    ) -> None:
         self.stream = stream
         self.rules = rules
         self.generation = 0
@@ -182,7 +114,8 @@ class Scoring:
         self.guards: list[Guard] = []
         self.predicted, self.actual = np.zeros(0), np.zeros(0)
         self.warmup: list[tuple[Values, Values]] = []
-        self._new_monitor = new_monitor
+        self.relating: OutcomeRelating | None = None
+        self._new_monitor, self._new_relating = new_monitor, new_relating
 
     # ---- what outcomes are compared with ----
 
@@ -210,6 +143,10 @@ class Scoring:
         self.guards = [Guard(limit, performance.task, scale.get(limit.metric, 1.0), alpha) for limit in limits]
         self.warmup = []
         self.predicted, self.actual = np.zeros(0), np.zeros(0)
+        relations = outcome_relations_of(performance)
+        self.relating = None
+        if relations is not None and self._new_relating is not None:
+            self.relating = self._new_relating(self.stream, self.digest, relations, self.generation)
 
     def _limits(self, performance: Performance) -> list[Limit]:
         found = []
@@ -231,16 +168,26 @@ class Scoring:
             return []
         row = self.monitor.rows - 1
         alerts = self.monitor.end("reference_changed")
+        if self.relating is not None:
+            alerts += self.relating.end("reference_changed")
         reason = "compared with a new reference from here on"
         return alerts + [self._alert(guard, State.RESOLVED, row, reason) for guard in self.guards if guard.broken]
 
     # ---- outcomes ----
 
     def feed(
-        self, prediction: Values, label: Values, names: Sequence[str], class_of: Callable[[str], int], origins: Origins
+        self,
+        prediction: Values,
+        label: Values,
+        names: Sequence[str],
+        class_of: Callable[[str], int],
+        origins: Origins,
+        levels: Packed | None = None,
     ) -> tuple[list[Alert], int]:
-        """Outcomes in the order in which they became known; the alerts they raise, and how many were unusable."""
+        """Outcomes in the order in which they became known, with the levels of their inputs where those are known; the
+        alerts they raise, and how many were unusable."""
         alerts: list[Alert] = []
+        levels = np.zeros((len(label), 2), dtype=np.uint64) if levels is None else levels
         if self.performance is None:
             wanted = self.rules.warmup - sum(len(label) for _, label in self.warmup)
             self.warmup.append((prediction.take(slice(0, wanted)), label.take(slice(0, wanted))))
@@ -249,19 +196,20 @@ class Scoring:
             self._learn(names)
             rest = slice(wanted, None)
             prediction, label, origins = prediction.take(rest), label.take(rest), origins.take(rest)
+            levels = levels[rest]
             if not len(label):
                 return [], 0
             if self.performance is None:  # nothing could be learned: begin again
-                return self.feed(prediction, label, names, class_of, origins)
+                return self.feed(prediction, label, names, class_of, origins, levels)
         assert self.performance is not None
         pairs = pairs_of(self.performance.task, self.performance.positive, prediction, label, names, class_of)
-        origins = origins.take(np.flatnonzero(pairs.kept))
+        origins, levels = origins.take(np.flatnonzero(pairs.kept)), levels[pairs.kept]
         start = 0
         while start < len(pairs):
             assert self.monitor is not None
             stop = min(len(pairs), start + PANE_ROWS - self.monitor.rows % PANE_ROWS)
             part = slice(start, stop)
-            alerts += self._judge(pairs.predicted[part], pairs.actual[part], origins.take(part))
+            alerts += self._judge(pairs.predicted[part], pairs.actual[part], origins.take(part), levels[part])
             start = stop
         return alerts, len(label) - len(pairs)
 
@@ -272,7 +220,7 @@ class Scoring:
         if performance is not None:
             self.start(performance, learned=True)
 
-    def _judge(self, predicted: Floats, actual: Floats, origins: Origins) -> list[Alert]:
+    def _judge(self, predicted: Floats, actual: Floats, origins: Origins, levels: Packed) -> list[Alert]:
         """Outcomes up to the next multiple of 100."""
         assert self.performance is not None
         assert self.monitor is not None
@@ -289,10 +237,12 @@ class Scoring:
             found.append((at, self._explained(alert, before + at + 1)))
         for guard in self.guards:
             found += self._guard(guard, first, predicted, actual, before)
+        if self.relating is not None:
+            found += self.relating.feed(levels, actual, origins)
         surplus = len(self.predicted) - self.rules.window
         if surplus > 0:
             self.predicted, self.actual = self.predicted[surplus:], self.actual[surplus:]
-        found.sort(key=itemgetter(0))  # stable: of one outcome, drift before limits
+        found.sort(key=itemgetter(0))  # stable: of one outcome, drift before limits before relations
         return [alert for _, alert in found]
 
     def _guard(
@@ -400,6 +350,7 @@ class Scoring:
         columns = self.monitor.entry.reference.columns
         found = [(AlertKind.CONCEPT_DRIFT, columns[each.column].name, each.id, each.onset[3])
                  for _, each in sorted(self.monitor.episodes.items())]  # fmt: skip
+        found += self.relating.open_alerts() if self.relating is not None else []
         return found + [
             (AlertKind.PERFORMANCE, guard.limit.subject, guard.broken.id, guard.broken.onset[3])
             for guard in self.guards

@@ -8,10 +8,22 @@ import msgspec
 import numpy as np
 
 from stream_monitor.errors import WireError
+from stream_monitor.guards import GuardState
+from stream_monitor.outcome_relations import OutcomeRelating
 from stream_monitor.outcomes import NO_NAME, Values, joined
 from stream_monitor.reference import Performance
-from stream_monitor.scoring import GuardState, Scoring
-from stream_monitor.state import Array, Watched, pack_array, pack_monitor, restore_monitor, unpack_array
+from stream_monitor.relations import RelationsState
+from stream_monitor.scoring import Scoring
+from stream_monitor.state import Array, Watched, check_trail, pack_array, pack_monitor, restore_monitor, unpack_array
+
+
+class Related(msgspec.Struct, frozen=True):
+    """The relations with the label: outcomes seen, what marks them, the last of them, and what is open."""
+
+    rows: int
+    mark: int
+    trail: dict[str, Array]
+    relations: RelationsState
 
 
 class ScoringState(msgspec.Struct, frozen=True):
@@ -26,6 +38,7 @@ class ScoringState(msgspec.Struct, frozen=True):
     guards: dict[str, GuardState]
     limits: dict[str, float]
     arrays: dict[str, Array]
+    related: Related | None = None
 
 
 def pack_scoring(scoring: Scoring) -> ScoringState:
@@ -42,7 +55,24 @@ def pack_scoring(scoring: Scoring) -> ScoringState:
         {guard.limit.subject: guard.state() for guard in scoring.guards},
         {guard.limit.subject: guard.limit.value for guard in scoring.guards},
         {name: pack_array(array) for name, array in arrays.items()},
+        _pack_related(scoring.relating) if scoring.relating is not None else None,
     )  # fmt: skip
+
+
+def _pack_related(relating: OutcomeRelating) -> Related:
+    trail = {name: pack_array(array) for name, array in relating.trail.state().items()}
+    return Related(relating.trail.rows, relating.mark, trail, relating.relating.state())
+
+
+def _restore_related(relating: OutcomeRelating, state: Related) -> None:
+    """Raises WireError."""
+    if not (0 <= state.rows < 2**62 and 0 < state.mark < 16):
+        raise WireError("relations with the label over rows that cannot be")
+    trail = {name: unpack_array(array) for name, array in state.trail.items()}
+    relating.trail.restore(state.rows, trail)
+    check_trail(trail, np.full(trail["codes"].shape[1], 256))
+    relating.relating.restore(state.relations, state.rows)
+    relating.mark = state.mark
 
 
 def restore_scoring(scoring: Scoring, state: ScoringState, classes: int) -> dict[str, str]:
@@ -61,6 +91,8 @@ def restore_scoring(scoring: Scoring, state: ScoringState, classes: int) -> dict
             given = state.guards.get(guard.limit.subject)
             if given is not None and state.limits.get(guard.limit.subject) == guard.limit.value:
                 guard.restore(given)
+        if scoring.relating is not None and state.related is not None:
+            _restore_related(scoring.relating, state.related)
     elif state.performance is not None or state.watched is not None:
         raise WireError("a baseline without a monitor, or the other way round")
     scoring.predicted, scoring.actual = _same_length(arrays, "predicted", "actual")

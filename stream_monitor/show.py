@@ -11,7 +11,8 @@ from rich.table import Table
 
 from stream_monitor.alerts import minute, rfc3339
 from stream_monitor.codes import FIRST_BIN, MISSING
-from stream_monitor.reference import Column, Kind, Reference, Relations
+from stream_monitor.outcome_levels import outcome_relations_of
+from stream_monitor.reference import Column, Kind, OutcomeRelations, Reference, Relations
 from stream_monitor.summary import number
 
 MOST_CATEGORIES = 4
@@ -50,6 +51,8 @@ def _head(reference: Reference) -> Iterator[str]:
     season = "none" if reference.strata == 1 else f"{reference.season}, {reference.strata} strata"
     yield f"season: {season}; order of rows: {'known' if source.ordered else 'unknown'}"
     yield f"relations: {_relations(reference)}"
+    if (with_label := outcome_relations_of(reference.performance)) is not None:
+        yield f"with the label: {len(with_label.columns)} inputs, {escape(_strongest(with_label))} most"
     yield from (f"note: {escape(note)}" for note in source.notes)
 
 
@@ -60,6 +63,12 @@ def _relations(reference: Reference) -> str:
     columns, left_out = len(reference.relations.columns), reference.relations.left_out
     rest = f", {left_out} columns beyond that are not" if left_out else ""
     return f"of {columns} columns, {columns * (columns - 1) // 2} pairs{rest}"
+
+
+def _strongest(relations: OutcomeRelations) -> str:
+    """The inputs that went most with the label, and their rank correlations."""
+    pairs = sorted(zip(relations.columns, relations.correlation, strict=True), key=lambda each: -abs(each[1]))
+    return ", ".join(f"{name} {rho:+.2f}" for name, rho in pairs[:3])
 
 
 def _span(first_ms: int | None, last_ms: int | None) -> str:

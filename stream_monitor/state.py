@@ -380,7 +380,7 @@ def restore_monitor(monitor: Monitor, watched: Watched) -> dict[str, str]:
     _check(watched.monitor, len(columns))
     trail = {name: unpack_array(array) for name, array in watched.trail.items()}
     monitor.trail.restore(watched.monitor.rows, trail)
-    _check_trail(trail, np.array([len(column.strata[0].counts) for column in columns]))
+    check_trail(trail, np.array([len(column.strata[0].counts) for column in columns]))
     monitor.restore(watched.monitor)
     given = {name: (detector.tag, unpack_detector(detector)) for name, detector in watched.detectors.items()}
     return monitor.detectors.restore(given, watched.monitor.rows)
@@ -405,7 +405,7 @@ def _check(monitor: MonitorState, columns: int) -> None:
         raise WireError("past episodes that cannot be")
 
 
-def _check_trail(trail: dict[str, npt.NDArray[np.generic]], widths: npt.NDArray[np.int64]) -> None:
+def check_trail(trail: dict[str, npt.NDArray[np.generic]], widths: npt.NDArray[np.int64]) -> None:
     """Raise WireError for codes that the reference does not have, or for times that are no dates."""
     if (trail["codes"].astype(np.int64) >= widths).any():
         raise WireError("trail: codes that the reference does not have")

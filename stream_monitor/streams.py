@@ -18,8 +18,9 @@ from stream_monitor.incidents import Incidents
 from stream_monitor.limits import WarmupBudget
 from stream_monitor.model import Model
 from stream_monitor.monitor import Monitor
+from stream_monitor.outcome_relations import OutcomeRelating
 from stream_monitor.privacy import veil_of
-from stream_monitor.reference import MAX_COLUMNS, Reference, Season, Segment, StreamKey, Task
+from stream_monitor.reference import MAX_COLUMNS, OutcomeRelations, Reference, Season, Segment, StreamKey, Task
 from stream_monitor.relations import Policy, Relating
 from stream_monitor.scoring import Scoring, ScoringRules
 from stream_monitor.segments import reference_of, segment_budget, whole_budget
@@ -28,7 +29,8 @@ from stream_monitor.telling import Rules
 from stream_monitor.waiting import Waiting
 
 RELATIONS_SHARE: Final = 0.05
-"""Of the whole stream's false-alarm budget, for the relations between its columns."""
+"""Of the whole stream's false-alarm budget, for the relations between its columns; of that of its outcomes, for the
+relations of the inputs with the label."""
 RELATIONS_SINCE: Final = 2
 """Wire version from which on learned references have relations: older releases do not read such a document."""
 
@@ -71,18 +73,34 @@ class StreamFactory:
 
     def _scoring(self, model: ModelSettings, key: StreamKey) -> Scoring:
         detection = model.detection
-        performance = detection.performance
+        performance, related = detection.performance, detection.relations.enabled
+        limits_share = 0.5 - RELATIONS_SHARE if related else 0.5
         rules = ScoringRules(
-            window=performance.window, warmup=detection.warmup_events, alpha=0.5 / detection.budget_events,
+            window=performance.window, warmup=detection.warmup_events, alpha=limits_share / detection.budget_events,
             task=Task(performance.task) if performance.task != "auto" else None, min_change=performance.min_change,
             min_change_relative=performance.min_change_relative, limits=performance.user_limits(),
             retrain_rows=detection.retrain.min_rows,
             config_digest=self.rules(model).config_digest, topic=self._settings.topics.predictions,
         )  # fmt: skip
-        return Scoring(key, rules, partial(self._error_monitor, model))
+        relating = partial(self._relating, model) if related else None
+        return Scoring(key, rules, partial(self._error_monitor, model), relating)
+
+    def _relating(
+        self, model: ModelSettings, key: StreamKey, digest: str, relations: OutcomeRelations, generation: int
+    ) -> OutcomeRelating:
+        """Of the inputs with the label."""
+        detection = model.detection
+        alpha = RELATIONS_SHARE / detection.budget_events
+        policy = self._relations_policy(model, labelled=True)
+        return OutcomeRelating(key, digest, relations, generation, alpha, detection.relations.min_change, policy)
+
+    def _relations_policy(self, model: ModelSettings, *, labelled: bool = False) -> Policy:
+        rules, policy = self.rules(model), model.detection.policy()
+        return Policy(rules.config_digest, rules.topic, policy.update_ratio, policy.update_rows,
+                      model.detection.retrain.min_rows, labelled)  # fmt: skip
 
     def _error_monitor(self, model: ModelSettings, key: StreamKey, entry: Entry) -> Monitor:
-        """Half of the budget is the errors', the other half the limits'."""
+        """Half of the budget is the errors', the other half the limits' and the relations' with the label."""
         detection = model.detection
         detectors = DetectorSet(entry.reference, detection.error_params(), 2 * detection.budget_events)
         return Monitor(key, entry, detectors, replace(self.rules(model), worse_only=True))
@@ -93,12 +111,10 @@ class StreamFactory:
         relations = relations_of(entry.reference) if detection.relations.enabled else None
         if relations is None:
             return Monitor(key, entry, DetectorSet(entry.reference, detection.params(), budget_rows), self.rules(model))
-        rules, policy = self.rules(model), detection.policy()
         pairs = Pairs(entry.reference, relations, RELATIONS_SHARE / budget_rows, detection.relations.min_change)
-        said = Policy(rules.config_digest, rules.topic, policy.update_ratio, policy.update_rows,
-                      detection.retrain.min_rows)  # fmt: skip
         detectors = DetectorSet(entry.reference, detection.params(), budget_rows / (1 - RELATIONS_SHARE))
-        return Monitor(key, entry, detectors, rules, Relating(key, entry.digest, pairs, said))
+        relating = Relating(key, entry.digest, pairs, self._relations_policy(model))
+        return Monitor(key, entry, detectors, self.rules(model), relating)
 
     def _segment_monitor(self, model: ModelSettings, key: StreamKey, entry: Entry, segment: Segment) -> Monitor:
         """Of a part of a stream: `evidence` alone, which leads; its alerts cite the digest of the whole reference."""

@@ -5,7 +5,7 @@ addressing, linear probing). Several versions of a model may have predicted the 
 chain, and a label joins them all. The *first* label of an id counts; later ones are told apart as repetitions and
 corrections, and change nothing.
 
-Measured by `benchmarks/waiting.py`: an entry costs 83 bytes of memory where a million wait, and 60 of state, 18 more
+Measured by `benchmarks/waiting.py`: an entry costs 99 bytes of memory where a million wait, and 76 of state, 18 more
 once it has its label.
 """
 
@@ -32,9 +32,11 @@ NEVER_MS: Final = -(2**62)
 
 ENTRY: Final = np.dtype(
     [("id_a", "<u8"), ("id_b", "<u8"), ("number", "<f8"), ("time_ms", "<i8"), ("record_ms", "<i8"), ("offset", "<i8"),
-     ("partition", "<i4"), ("index", "<i4"), ("name", "<i2"), ("stream", "<i2")]
+     ("partition", "<i4"), ("index", "<i4"), ("name", "<i2"), ("stream", "<i2"), ("levels_a", "<u8"),
+     ("levels_b", "<u8")]
 )  # fmt: skip
-"""As written. `number`, `name`: of the prediction, or of an early label (`stream` −1)."""
+"""As written. `number`, `name`: of the prediction, or of an early label (`stream` −1); `levels_a`, `levels_b`: of its
+inputs (`outcome_levels.py`)."""
 LABEL: Final = np.dtype([("number", "<f8"), ("name", "<i2"), ("known", "?")])
 """`known`: the entry has its label, or (of an early label) a prediction has found it."""
 PAIR: Final = np.dtype([("entry", ENTRY), ("label", "<f8"), ("label_name", "<i2"), ("delay_ms", "<i8")])

@@ -15,10 +15,11 @@ from stream_monitor.batch import Origins
 from stream_monitor.bets import Bet
 from stream_monitor.config import Settings
 from stream_monitor.errors import WireError
+from stream_monitor.guards import GuardState
 from stream_monitor.outcomes import Values, values_of
 from stream_monitor.performance import METRICS, loss_of, losses, measure, measured, metric_of, pairs_of, task_of
 from stream_monitor.reference import Performance, StreamKey, Task
-from stream_monitor.scoring import GuardState, Scoring
+from stream_monitor.scoring import Scoring
 from stream_monitor.scoring_state import pack_scoring, restore_scoring
 from stream_monitor.streams import StreamFactory
 from tests.unit.world import settings

@@ -12,9 +12,9 @@ from stream_monitor.alerts import Alert, Severity, State
 from stream_monitor.config import Settings
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, fit
+from stream_monitor.guards import Broken
 from stream_monitor.reference import Reference, Season, StreamKey
 from stream_monitor.replay import Replay
-from stream_monitor.scoring import Broken
 from stream_monitor.trail import STRIDE
 
 DRIFT, END, ENOUGH = 1_000, 6_000, 2_500
