@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from stream_monitor.alerts import Severity
+from stream_monitor.detectors.recovery import Strength
 
 LEADERS: Final = frozenset({"evidence", "histogram", "ddm", "hddm_a", "hddm_w"})
 """Detectors that open an episode on their own: they compare with the reference (river's three for errors, see
@@ -65,6 +66,7 @@ class Episode(msgspec.Struct):
     findings: dict[str, tuple[str, float, float, str, str]] = {}
     direction: str = ""
     enough: bool = False
+    strength: Strength = Strength.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from stream_monitor.batch import Extra, Origins, Unknown
 from stream_monitor.book import Entry
 from stream_monitor.detectors.ensemble import PANE_ROWS, DetectorSet
 from stream_monitor.detectors.pairs import BLOCK, EVERY
-from stream_monitor.detectors.recovery import Reason, decide, reopened
+from stream_monitor.detectors.recovery import Reason, Strength, decide, reopened, strength
 from stream_monitor.detectors.signal import Signal
 from stream_monitor.heavy import HeavyNames
 from stream_monitor.lifecycle import (
@@ -247,7 +247,8 @@ class Monitor:
         onset = np.array([self.episodes[column].onset_row for column in columns])
         reopenings = np.array([self.episodes[column].reopenings for column in columns])
         returned = self.detectors.return_rows(columns)
-        reasons = decide(self._rules.recovery, row, opened, onset, returned, reopenings)
+        clear = np.array([self._clear(c, r) for c, r in zip(columns, returned.tolist(), strict=True)])
+        reasons = decide(self._rules.recovery, row, opened, onset, returned, reopenings, clear)
         alerts = []
         for column, reason in zip(columns, reasons.tolist(), strict=True):
             if reason == Reason.RETURNED:
@@ -258,6 +259,13 @@ class Monitor:
                 self.detectors.engage(column)
                 alerts += self._update(self.episodes[column], row)
         return alerts
+
+    def _clear(self, column: int, return_row: int) -> bool:
+        """Whether an episode that was reopened is of a clear drift; of others that is not asked."""
+        episode = self.episodes[column]
+        if episode.reopenings and episode.strength is Strength.UNKNOWN:
+            episode.strength = strength(return_row, self.detectors.clear(column))
+        return episode.strength is Strength.CLEAR
 
     def _update(self, episode: Episode, row: int) -> list[Alert]:
         counts = self._window(episode, row)

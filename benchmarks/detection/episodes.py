@@ -1,5 +1,5 @@
-"""D3, D4: an alert's end. How fast it is resolved once the drift is over, and whether a drift too small to be sure of
-makes it flap.
+"""D3, D4: an alert's end. How fast it is resolved once the drift is over, the first time and the times after, and
+whether a drift too small to be sure of makes it flap.
 """
 
 from __future__ import annotations
@@ -33,30 +33,38 @@ RECOVERIES: Final = {
 @dataclass(frozen=True, slots=True)
 class Weak:
     """A drift that a detector cannot be sure of: of normal columns a shift and a scale, or of binary ones (0.2) another
-    rate; `rows` of the reference. `gated`: what the gate is about."""
+    rate; `rows` of the reference. `quick`: whether the quick run has it, too."""
 
     shift: float = 0.0
     scale: float = 1.0
     rate: float | None = None
     rows: int = 50_000
-    gated: bool = False
+    quick: bool = True
 
 
-FLAPPING: Final = {
-    **{f"+ {shift:g} σ": Weak(shift, gated=True) for shift in (0.02, 0.04, 0.05, 0.06, 0.08, 0.1)},
-    **{f"+ {shift:g} σ": Weak(shift) for shift in (0.35, 0.75, 1.5)},
-    "σ × 1.1": Weak(scale=1.1),
-    "σ × 0.9": Weak(scale=0.9),
-    "5,000 rows, 0.2 → 0.23": Weak(rate=0.23, rows=5_000),
-    "5,000 rows, 0.2 → 0.28": Weak(rate=0.28, rows=5_000),
-    "2,000 rows, 0.2 → 0.25": Weak(rate=0.25, rows=2_000),
-    "2,000 rows, 0.2 → 0.4": Weak(rate=0.4, rows=2_000),
-    "2,000 rows, + 0.1 σ": Weak(0.1, rows=2_000),
-    "2,000 rows, + 0.35 σ": Weak(0.35, rows=2_000),
-}  # fmt: skip
-"""Shifts between the reference and the weakest alternative, where a detector is least sure: the gate. Then drifts
-between two alternatives, those that no alternative fits, and small references, whose doubt hides more of the
-reference's neighbours."""
+def _flapping() -> dict[str, Weak]:
+    found = {f"+ {shift:g} σ": Weak(shift) for shift in (0.02, 0.04, 0.05, 0.06, 0.08, 0.1)}
+    found |= {f"+ {shift:g} σ": Weak(shift, quick=False) for shift in (0.35, 0.75, 1.5)}
+    found |= {f"σ × {scale:g}": Weak(scale=scale, quick=scale in (0.9, 1.1)) for scale in (0.8, 0.9, 1.1, 1.25)}
+    found |= {f"0.2 → {rate:g}": Weak(rate=rate, quick=False) for rate in (0.21, 0.22)}
+    for rows in (1_000, 2_000, 5_000):
+        name = f"{rows:,} rows,"
+        found |= {f"{name} + {shift:g} σ": Weak(shift, rows=rows, quick=False) for shift in (0.06, 0.1, 0.2, 0.35)}
+        found |= {f"{name} σ × {scale:g}": Weak(scale=scale, rows=rows) for scale in (0.9, 1.1)}
+        found |= {
+            f"{name} 0.2 → {rate:g}": Weak(rate=rate, rows=rows, quick=rate == 0.23) for rate in (0.23, 0.25, 0.28, 0.4)
+        }
+    return found
+
+
+FLAPPING: Final = _flapping()
+"""Drifts between the reference and the weakest alternative, where a detector is least sure; between two alternatives;
+those that no alternative fits; and small references, whose doubt hides more of the reference's neighbours. All are
+gated."""
+RECURRING: Final = {"+ 0.25 σ": (0.25, 1.0), "+ 0.5 σ": (0.5, 1.0), "+ 1 σ": (1.0, 1.0), "σ × 1.4": (0.0, 1.4)}
+"""Shift and scale of drifts that come `TIMES`, for 5,000 rows each, with 10,000 rows of the reference between."""
+TIMES: Final = 4
+BETWEEN: Final = 10_000
 
 
 @dataclass(slots=True)
@@ -90,6 +98,28 @@ def flapping(case: str, columns: int, part: int) -> Seen:
     messages = _watched("flapping", case, columns, LONG, part, partial(_always, weak, part), marginal, weak.rows)
     fired = [sum(m.state is State.FIRING for m in own) for own in messages]
     return Seen(case, reopenings=[max(count - 1, 0) for count in fired])
+
+
+def recurring(case: str, columns: int, part: int) -> Seen:
+    """Of a drift that comes and goes, every return but the first."""
+    shift, scale = RECURRING[case]
+    every = DRIFT + BETWEEN
+    messages = _watched("recurring", case, columns, BEFORE + TIMES * every, part, partial(_comes, shift, scale))
+    seen = Seen(case)
+    for own in messages:
+        for time in range(1, TIMES):
+            begun = BEFORE + time * every
+            back = begun + DRIFT
+            if any(m.state is State.FIRING and begun <= m.row < back for m in own):
+                ended = [m.row for m in own if m.state is State.RESOLVED and back <= m.row < begun + every]
+                seen.recoveries.append(ended[0] + 1 - back if ended else None)
+    return seen
+
+
+def _comes(shift: float, scale: float, values: Floats) -> None:
+    for time in range(TIMES):
+        begun = BEFORE + time * (DRIFT + BETWEEN)
+        values[begun : begun + DRIFT] = values[begun : begun + DRIFT] * scale + shift
 
 
 def _episode(shift: float, scale: float, values: Floats) -> None:
@@ -130,18 +160,19 @@ def _reference(columns: int, part: int, marginal: str, rows: int) -> Reference:
     return reference_of(np.column_stack([MARGINALS[marginal].draw(rng, rows) for _ in range(columns)]))
 
 
-def families(columns: int, parts: int, gated_only: bool) -> list[Family]:
-    """`gated_only`: of the weak drifts those alone that the gate is about."""
+def families(columns: int, parts: int, quick: bool) -> list[Family]:
+    """`quick`: of the weak drifts those alone that the quick run has."""
     found = []
-    weak = [case for case, each in FLAPPING.items() if each.gated or not gated_only]
+    weak = [case for case, each in FLAPPING.items() if each.quick or not quick]
     for test, run, cases, finish in (
         ("D3", recovery, RECOVERIES, _recovered),
+        ("D3", recurring, RECURRING, _recovered_again),
         ("D4", flapping, weak, _flapped),
     ):
         tasks = [
             Task("episodes", run, (case, columns, part), columns * 0.05) for case in cases for part in range(parts)
         ]
-        found.append(Family(f"episodes {test}", frozenset({test}), tasks, finish))
+        found.append(Family(f"episodes {test} {run.__name__}", frozenset({test}), tasks, finish))
     return found
 
 
@@ -166,11 +197,23 @@ def _recovered(parts: list[Seen]) -> list[Result]:
     return [*found, _asked(Result("D3", "all", "worst recovery", _finite(worst), "rows"))]
 
 
+def _recovered_again(parts: list[Seen]) -> list[Result]:
+    found = []
+    for case, seen in _merged(parts).items():
+        rows = [np.inf if row is None else float(row) for row in seen.recoveries]
+        note = f"{len(rows)} returns after the first; {rows.count(np.inf)} not within {BETWEEN:,} rows"
+        middle = float(np.median(rows)) if rows else np.inf
+        found.append(Result("D3", f"{case}, comes and goes", "median recovery", _finite(middle), "rows", note=note))
+        slow = float(np.quantile(rows, 0.95, method="higher")) if rows else np.inf
+        found.append(Result("D3", f"{case}, comes and goes", "95 % recovery", _finite(slow), "rows"))
+    return found
+
+
 def _flapped(parts: list[Seen]) -> list[Result]:
     found, worst = [], 0
     for case, seen in _merged(parts).items():
         most, mean = max(seen.reopenings), float(np.mean(seen.reopenings))
-        worst = max(worst, most) if FLAPPING[case].gated else worst
+        worst = max(worst, most)
         note = f"{len(seen.reopenings)} runs"
         found.append(Result("D4", case, "reopenings in 10⁵ rows, mean", mean, "", note=note))
         found.append(Result("D4", case, "reopenings in 10⁵ rows, worst run", most, ""))

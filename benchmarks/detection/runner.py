@@ -90,7 +90,7 @@ def families(plan: Plan, tests: frozenset[str]) -> list[Family]:
     found: list[Family] = [
         *false_alarms.families(plan.a1, plan.a3, plan.a2),
         *(delays.restricted(family, tests) for family in delays.families(plan.delays, plan.delay_parts, _CLOSE)),
-        *episodes.families(plan.episode_columns, plan.episode_parts, gated_only=plan.name == "quick"),
+        *episodes.families(plan.episode_columns, plan.episode_parts, quick=plan.name == "quick"),
         *real.families(plan.shuffles),
         *concept.families(peers=plan.concept_peers),
     ]

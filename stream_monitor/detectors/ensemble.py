@@ -128,6 +128,10 @@ class DetectorSet:
         """The row at which a return to the reference was proved, −1 while it is not; shape of `columns`."""
         return self._evidence.return_row[columns]
 
+    def clear(self, column: int) -> bool:
+        """Whether an open episode's drift is known to be none of the weakest: see `Evidence.clear`."""
+        return self._evidence.clear(column)
+
     def window(self, column: int) -> npt.NDArray[np.int64] | None:
         """Counts by code of the histogram's window as of the last row fed, None if that detector is disabled."""
         return self._histogram.window(column).counts if self._histogram is not None else None

@@ -48,6 +48,8 @@ FADE_HAZARD: Final = 1e-6
 below a drift that lies between two: against the one above, which may fit as well, chance alone proves a return."""
 FADE_EVERY: Final = 16
 """Rows between two such steps: at every row they would cost more than they are worth."""
+CLEAR_SHARE: Final = 1e-4
+"""What the weakest drifts may keep of the posterior of all drifts for the others to be clear of them."""
 LARGEST: Final = 2.0**100
 """Nothing grows beyond this: float32 ends at 2¹²⁸, and one row multiplies by less than 1e8."""
 
@@ -188,6 +190,19 @@ class Evidence:
     def _own(self, column: int) -> slice:
         first = int(self.ratios.first[column])
         return slice(first, first + int(self.ratios.widths[column]))
+
+    def clear(self, column: int) -> bool:
+        """Whether, as of the last row, the drift of the open episode is known to be none of the weakest: no half of an
+        alternative, and where the reference cannot tell halves from itself no weakest alternative of a family. Against
+        one of those a return is proved by chance some time."""
+        if not self.engaged[column] or self._back[column] >= 0.5:
+            return False
+        own = self._own(column)
+        weakest = (self.ratios.half[own] == 0) & (self.ratios.weaker[own] < 0)
+        weakest[0] = False  # `repeat` is of no family
+        halves, drifts = float(self._halves[own].sum()), float(self._evidence[own].sum())
+        weak = halves + float(self._evidence[own][weakest].sum())
+        return weak < CLEAR_SHARE * (drifts + halves)
 
     def engage(self, column: int) -> None:
         """An episode has opened: from the next pane on, look for a return instead of for drift."""

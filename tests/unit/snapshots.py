@@ -65,8 +65,9 @@ def feed(stream: Stream, rows: list[Row], kind: str) -> list[str]:
         return []
     if kind == "warming":
         return [alert.id for alert in stream.feed(RawBatch(stream.key, tuple(rows)), book()).alerts]
-    entry = ReferenceBook.entry(references()[kind], FIRST_EPOCH)
-    batch = code(rows, stream.key, entry, binner(kind))
+    name = "plain" if kind == "again" else kind
+    entry = ReferenceBook.entry(references()[name], FIRST_EPOCH)
+    batch = code(rows, stream.key, entry, binner(name))
     return [alert.id for alert in stream.feed(batch, book()).alerts]
 
 
@@ -91,10 +92,18 @@ def snapshot(stream: Stream, stamp: int = 7, released_ms: int = 9) -> Live:
     return applied(states.save(stream, stamp, released_ms, Saved())[0], {})
 
 
+def coming_and_going(count: int) -> list[Row]:
+    """Two spells of drift with normal rows between: the second episode is one that was reopened."""
+    spells = [world.rows(count, drift_at=0, seed=2), world.rows(count, seed=3)]
+    drifted = {*range(200, 500), *range(900, 1_200)}
+    return [spells[i not in drifted][i] for i in range(count)]
+
+
 ROWS: dict[str, Callable[[], list[Row]]] = {
     "plain": lambda: world.rows(1_700, drift_at=700),
     "seasonal": lambda: list(seasonal_rows(1_700, 2)),
     "warming": lambda: world.rows(1_700, drift_at=1_200),
+    "again": lambda: coming_and_going(1_700),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from river.drift import PageHinkley
 
-from benchmarks.detection import delays, gates, oracle
+from benchmarks.detection import delays, episodes, gates, oracle
 from benchmarks.detection.__main__ import main, verdict
 from benchmarks.detection.false_alarms import Size, count
 from benchmarks.detection.peers import page_hinkley
@@ -146,3 +146,13 @@ def test_nothing_found_holds_no_gate() -> None:
     assert delays.judged(result, Bound(high=33), None).passed is False
     assert delays.median([3, None, None]) is None
     assert delays.median([3, 5, None]) == 5
+
+
+def test_a_drift_that_no_alternative_fits_reopens_once_at_most() -> None:
+    assert max(episodes.flapping("2,000 rows, σ × 0.9", columns=10, part=0).reopenings) == 1
+
+
+def test_a_clear_drift_that_comes_and_goes_closes_every_time() -> None:
+    returns = episodes.recurring("+ 0.5 σ", columns=4, part=0).recoveries
+    assert len(returns) == 4 * (episodes.TIMES - 1)
+    assert all(rows is not None and rows <= 4_000 for rows in returns)

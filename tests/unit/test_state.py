@@ -13,6 +13,7 @@ from stream_monitor import state as states
 from stream_monitor import wire
 from stream_monitor.batch import RawBatch
 from stream_monitor.book import ReferenceBook, key_of
+from stream_monitor.detectors.recovery import Strength
 from stream_monitor.errors import VersionUnknown, WireError
 from stream_monitor.events import Row
 from stream_monitor.ordering import LONG_AGO, Clock
@@ -37,7 +38,8 @@ from tests.unit.snapshots import (
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 1_700), later=st.integers(0, 1_700))
 def test_a_snapshot_is_bit_for_bit_at_any_row_and_goes_on_equal(kind: str, cut: int, later: int) -> None:
-    """Watched (with an open episode from row 710 or so), seasonal, and warming up with the switch at row 1,000."""
+    """Watched (with an open episode from row 710 or so, or a reopened one), seasonal, and warming up with the switch at
+    row 1,000."""
     rows = ROWS[kind]()
     cut, later = sorted((cut, later))
     whole, head = new_stream(), new_stream()
@@ -61,6 +63,14 @@ def test_an_open_episode_is_in_the_snapshots_above() -> None:
     feed(stream, ROWS["plain"]()[:1_000], "plain")
     assert stream.monitor is not None
     assert stream.monitor.episodes
+
+
+def test_so_is_one_that_was_reopened_with_what_is_known_of_its_drift() -> None:
+    stream = new_stream()
+    feed(stream, ROWS["again"]()[:1_300], "again")
+    assert stream.monitor is not None
+    known = {(bool(episode.reopenings), episode.strength) for episode in stream.monitor.episodes.values()}
+    assert (True, Strength.CLEAR) in known
 
 
 # ---- parts, chunks, tombstones ----

@@ -159,6 +159,29 @@ def test_a_family_goes_from_strong_to_weak_and_only_its_weakest_has_a_half() -> 
     assert not halved & weaker.keys()
 
 
+@pytest.mark.parametrize(("reference_rows", "shift", "clear"), [
+    (50_000, 0.05, False), (50_000, 0.06, False), (50_000, 0.5, True), (50_000, 2.0, True),
+    (2_000, 0.1, False), (2_000, 0.2, False), (2_000, 0.75, True),
+])  # fmt: skip
+def test_a_drift_is_clear_once_the_weakest_are_ruled_out(reference_rows: int, shift: float, clear: bool) -> None:
+    columns = {f"x{i}": np.random.default_rng(i).normal(size=reference_rows) for i in range(4)}
+    made = make(columns)
+    detector = Evidence(made.reference, EvidenceParams(), 1e-4)
+    rng = np.random.default_rng(7)
+    drifted = made.encode({name: rng.normal(shift, size=20_000) for name in columns})
+    told = np.zeros(4, dtype=np.bool_)
+    for first in range(0, len(drifted), 100):
+        detector.update(drifted[first : first + 100], np.zeros(100, dtype=np.uint8), first)
+        told |= [detector.clear(column) for column in range(4)]
+    assert detector.engaged.all()
+    assert (told == clear).all()
+    normal = made.encode({name: rng.normal(size=2_000) for name in columns})
+    detector.update(normal, np.zeros(2_000, dtype=np.uint8), 20_000)
+    if clear:
+        assert (detector.return_row > 0).all()
+        assert not any(detector.clear(column) for column in range(4))
+
+
 def test_halves_that_are_no_more_are_taken_for_their_whole() -> None:
     detector = of_a_normal_column()
     state = detector.state()
