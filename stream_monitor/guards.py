@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from stream_monitor.bets import Bet
+from stream_monitor.compiled import njit
 from stream_monitor.errors import WireError
 from stream_monitor.performance import Limit, loss_of, losses
 from stream_monitor.reference import Task
@@ -43,16 +44,20 @@ class GuardState(msgspec.Struct, frozen=True):
 
 
 class Guard:
-    """One limit, its bet and its open alert. `highs`, `lows`: scores of positives and negatives that wait to be paired
-    (AUC is the share of pairs in the right order; disjoint pairs are independent outcomes)."""
+    """One limit, its bet and its open alert.
+
+    AUC is the share of pairs of a positive and a negative in the right order; disjoint pairs are independent outcomes.
+    Scores wait for one of the other class, so those that wait are of one class: a ring.
+    """
 
     def __init__(self, limit: Limit, task: Task, scale: float, alpha: float) -> None:
         self.limit = limit
         self.broken: Broken | None = None
         self.bet = Bet(self._mean_loss(limit, scale), alpha, RETURN_ODDS)
         self._task, self._scale = task, scale
-        self.highs: list[float] = []
-        self.lows: list[float] = []
+        self._pending = np.zeros(MOST_PENDING)
+        self._place = np.zeros(3, dtype=np.int64)
+        """Where the first that waits is, how many do, and of which class they are."""
 
     @staticmethod
     def _mean_loss(limit: Limit, scale: float) -> float:
@@ -67,26 +72,20 @@ class Guard:
 
     def _pair_up(self, predicted: Floats, actual: Floats) -> tuple[Floats, Floats]:
         loss, about = np.zeros(len(predicted)), np.zeros(len(predicted))
-        for i, (score, positive) in enumerate(zip(predicted.tolist(), (actual > 0).tolist(), strict=True)):
-            own, others = (self.highs, self.lows) if positive else (self.lows, self.highs)
-            if others:
-                other = others.pop(0)
-                high, low = (score, other) if positive else (other, score)
-                loss[i], about[i] = 0.5 if high == low else float(high < low), 1.0
-            elif len(own) < MOST_PENDING:
-                own.append(score)
+        _pair_up(predicted, actual, self._pending, self._place, loss, about)
         return loss, about
 
     def state(self) -> GuardState:
-        bet = self.bet
+        bet, (first, count, positive) = self.bet, self._place.tolist()
+        waiting = self._pending[np.arange(first, first + count) % MOST_PENDING].tolist()
         return GuardState(
             bet.worse.tolist(),
             bet.better.tolist(),
             bet.cusum.tolist(),
             bet.since.tolist(),
             self.broken,
-            list(self.highs),
-            list(self.lows),
+            waiting if positive else [],
+            [] if positive else waiting,
         )
 
     def restore(self, state: GuardState) -> None:
@@ -96,4 +95,26 @@ class Guard:
             raise WireError("a limit's test that has another number of bets")
         self.bet.worse[:], self.bet.better[:] = state.worse, state.better
         self.bet.cusum[:], self.bet.since[:] = state.cusum, state.since
-        self.broken, self.highs, self.lows = state.broken, list(state.highs), list(state.lows)
+        self.broken = state.broken
+        waiting = (state.highs or state.lows)[:MOST_PENDING]
+        self._pending[: len(waiting)] = waiting
+        self._place[:] = 0, len(waiting), bool(state.highs)
+
+
+@njit
+def _pair_up(predicted: Any, actual: Any, pending: Any, place: Any, loss: Any, about: Any) -> None:
+    """Of each outcome that completes a pair whether its order is wrong (½ if equal)."""
+    first, count, positive = place
+    for i in range(len(predicted)):
+        own, score = 1 if actual[i] > 0 else 0, predicted[i]
+        if count and positive != own:
+            other = pending[first]
+            first, count = (first + 1) % len(pending), count - 1
+            high, low = (score, other) if own else (other, score)
+            loss[i] = 0.5 if high == low else 1.0 if high < low else 0.0
+            about[i] = 1.0
+        elif count < len(pending):
+            positive = own
+            pending[(first + count) % len(pending)] = score
+            count += 1
+    place[0], place[1], place[2] = first, count, positive

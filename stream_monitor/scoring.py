@@ -229,11 +229,9 @@ class Scoring:
         drift = self.monitor.feed(codes, origins)
         before = len(self.predicted)
         self.predicted, self.actual = np.append(self.predicted, predicted), np.append(self.actual, actual)
-        places = {key: i for i, key in enumerate(zip(origins.partition.tolist(), origins.offset.tolist(),
-                                                     origins.index.tolist(), strict=True))}  # fmt: skip
         found: list[tuple[int, Alert]] = []
         for alert in drift:
-            at = places.get((alert.detected.partition, alert.detected.offset, alert.detected.index), len(predicted) - 1)
+            at = _place(alert, origins)
             found.append((at, self._explained(alert, before + at + 1)))
         for guard in self.guards:
             found += self._guard(guard, first, predicted, actual, before)
@@ -362,6 +360,13 @@ class Scoring:
         if self.performance is None:
             return {}
         return measured(self.performance.task, self.predicted, self.actual)
+
+
+def _place(alert: Alert, origins: Origins) -> int:
+    """Which of the rows an alert was decided at, the last if none."""
+    at = alert.detected
+    here = (origins.partition == at.partition) & (origins.offset == at.offset) & (origins.index == at.index)
+    return int(np.flatnonzero(here)[-1]) if here.any() else len(origins) - 1
 
 
 def fact_of(

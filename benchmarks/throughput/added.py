@@ -86,7 +86,7 @@ def measure(runs: int, scale: float = 1.0) -> list[Figure]:
 
 def _reference(name: str) -> Reference:
     given = list(rows(REFERENCE_ROWS, seed=1))
-    if name == "within":
+    if name in ("within", "topic"):
         given = [_labelled(row) for row in given]
     return fit(
         given,

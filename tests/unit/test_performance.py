@@ -15,9 +15,19 @@ from stream_monitor.batch import Origins
 from stream_monitor.bets import Bet
 from stream_monitor.config import Settings
 from stream_monitor.errors import WireError
-from stream_monitor.guards import GuardState
+from stream_monitor.guards import MOST_PENDING, Guard, GuardState
 from stream_monitor.outcomes import Values, values_of
-from stream_monitor.performance import METRICS, loss_of, losses, measure, measured, metric_of, pairs_of, task_of
+from stream_monitor.performance import (
+    METRICS,
+    Limit,
+    loss_of,
+    losses,
+    measure,
+    measured,
+    metric_of,
+    pairs_of,
+    task_of,
+)
 from stream_monitor.reference import Performance, StreamKey, Task
 from stream_monitor.scoring import Scoring
 from stream_monitor.scoring_state import pack_scoring, restore_scoring
@@ -338,3 +348,29 @@ def test_limits_on_the_wrong_side_are_refused() -> None:
         settings(detection={"performance": {"limits": {"accuracy": {"max": 0.9}}}})
     with pytest.raises(ValueError, match="no metric is called"):
         settings(detection={"performance": {"limits": {"acuracy": {"min": 0.9}}}})
+
+
+def test_scores_are_paired_first_come_first_served_and_survive_a_restart() -> None:
+    """Against the obvious way: two lists, of which one is empty."""
+    rng, limit = np.random.default_rng(1), Limit("auc", "reference", 0.8)
+    guard = Guard(limit, Task.BINARY, 1.0, 1e-6)
+    highs: list[float] = []
+    lows: list[float] = []
+    for share in rng.choice([0.1, 0.5, 0.95], size=200):
+        predicted = rng.random(40).round(1)
+        actual = (rng.random(40) < share).astype(float)
+        loss, about = guard.losses(predicted, actual)
+        for i, (score, positive) in enumerate(zip(predicted.tolist(), (actual > 0).tolist(), strict=True)):
+            own, others = (highs, lows) if positive else (lows, highs)
+            other = others.pop(0) if others else None
+            assert about[i] == (other is not None)
+            if other is not None:
+                high, low = (score, other) if positive else (other, score)
+                assert loss[i] == (0.5 if high == low else float(high < low))
+            elif len(own) < MOST_PENDING:
+                own.append(score)
+        state = guard.state()
+        assert (state.highs, state.lows) == (highs, lows)
+        if rng.random() < 0.2:
+            guard = Guard(limit, Task.BINARY, 1.0, 1e-6)
+            guard.restore(state)
