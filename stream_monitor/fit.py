@@ -193,6 +193,8 @@ class ReferenceBuilder:
             columns.append(_counted(column, counts, kept[i], times[i], repeat))
             if tally.rows / times[i] < _FEWEST_INDEPENDENT <= tally.rows:
                 self._notes.append(f"{column.name}: only as good as {tally.rows / times[i]:.0f} independent rows")
+        if self._options.ordered is None and not tally.timed:
+            self._notes.append(_untimed([column.name for column in columns], times))
         first, last = (tally.first_time_ms, tally.last_time_ms) if tally.timed else (None, None)
         source = Source(origin, tally.rows, [*files], first, last, ordered, self._notes)
         reference = msgspec.structs.replace(found.reference, columns=columns, source=source)
@@ -252,10 +254,7 @@ class ReferenceBuilder:
                 "the rows are unordered: how much events depend on one another is measured on the live stream"
             )
             return False, False
-        if not tally.timed:
-            self._notes.append("no time stamps: the order of the rows is taken for that of the events")
-            return False, True
-        if not tally.descents:
+        if not tally.timed or not tally.descents:
             return False, True
         if tally.complete:
             self._notes.append("the rows were not in the order of their time stamps and have been sorted")
@@ -268,6 +267,21 @@ class ReferenceBuilder:
             "one another is measured on the live stream; better sort the file by time"
         )
         return False, False
+
+
+def _untimed(names: Sequence[str], times: Sequence[float]) -> str:
+    """What the order of rows without time stamps is taken for: dependence proves it, nothing proves independence."""
+    most = max(range(len(times)), key=times.__getitem__, default=0)
+    if times and times[most] > 1:
+        return (
+            f"no time stamps: the order of the rows is that of the events, as {names[most]} depends on the rows before "
+            f"(they are worth 1 / {times[most]:.3g} as many independent ones)"
+        )
+    return (
+        "no time stamps, and no column depends on the rows before: so do independent events look, and so does a "
+        "shuffled file. Was it shuffled (as by train_test_split)? Then build with --unordered, or slow features will "
+        "cry wolf"
+    )
 
 
 def _places(reference: Reference, features: Sequence[str]) -> list[int]:

@@ -239,8 +239,19 @@ def test_an_order_that_is_unknown_is_admitted() -> None:
     assert denied.columns[0].repeat is None
     [untimed] = build_references(lambda: [rows])
     assert untimed.source.ordered
-    assert "no time stamps" in untimed.source.notes[0]
+    assert "x depends on the rows before" in untimed.source.notes[0]
+    assert "--unordered" not in untimed.source.notes[0]
     assert untimed.columns[0].autocorrelation_time > 10
+
+
+def test_rows_that_may_have_been_shuffled_are_asked_about() -> None:
+    values = np.random.default_rng(9).permutation(ar1(5_000, 0.9))
+    [reference] = build_references(lambda: [rows_of(values.tolist())])
+    assert reference.columns[0].autocorrelation_time == 1
+    assert "--unordered" in reference.source.notes[0]
+    [timed] = build_references(lambda: [rows_of(values.tolist(), step_ms=1000)])
+    assert not timed.source.notes
+    assert not fit(rows_of(values.tolist()), STREAM).source.notes  # a warm-up: in the order of the events
 
 
 # Season
