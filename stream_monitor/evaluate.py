@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from stream_monitor.alerts import AlertKind, State
+from stream_monitor.alerts import State
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
 from stream_monitor.config import Settings
 from stream_monitor.dependence import mid_ranks
@@ -26,6 +26,7 @@ from stream_monitor.errors import DataError
 from stream_monitor.evaluate_outcomes import MOST, OutcomeReport, SegmentReport, outcome_report, segment_reports
 from stream_monitor.evaluation import ColumnReport, Report, StreamReport, at_most, recommend, why_exclude
 from stream_monitor.events import Row
+from stream_monitor.incidents import about_outcomes
 from stream_monitor.privacy import veil_of
 from stream_monitor.reference import Reference, Season, StreamKey
 from stream_monitor.replay import Replay, Summary
@@ -157,7 +158,7 @@ def _outcomes(key: StreamKey, gathered: Gathered, settings: Settings, limits: Li
         return None
     told = gathered.replayed.streams[key].columns
     fired = {name: seen.fired for name, seen in told.items() if seen.fired and seen.first is not None
-             and seen.first.kind in (AlertKind.CONCEPT_DRIFT, AlertKind.PERFORMANCE)}  # fmt: skip
+             and about_outcomes(seen.first)}  # fmt: skip
     new_scoring = StreamFactory(settings).model(key.model).new_scoring
     assert new_scoring is not None  # it has scored
     budget = settings.for_model(key.model).detection.budget_events

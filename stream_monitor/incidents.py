@@ -290,14 +290,14 @@ def _in_row_order(alerts: Sequence[Alert]) -> list[Alert]:
     latest: dict[tuple[StreamKey, bool], tuple[int, int, int, int]] = {}
     keys = []
     for alert in alerts:
-        at, source = alert.detected, (alert.stream, _about_outcomes(alert))
+        at, source = alert.detected, (alert.stream, about_outcomes(alert))
         row = (0 if one else epoch_ms(at.time), at.partition, at.offset, at.index)
         latest[source] = max(row, latest.get(source, row))
         keys.append(latest[source])
     return [alerts[place] for place in sorted(range(len(alerts)), key=keys.__getitem__)]  # stable
 
 
-def _about_outcomes(alert: Alert) -> bool:
+def about_outcomes(alert: Alert) -> bool:
     """Whether its rows are outcomes, in an order of their own."""
     return alert.kind in OUTCOME_KINDS or (alert.scope == "pair" and alert.column.endswith(WITH_LABEL))
 

@@ -203,6 +203,14 @@ def test_a_fall_in_the_data_is_an_alarm_and_leaves_no_quiet_place() -> None:
     assert "drift in these data" in outcomes.note
 
 
+def test_an_input_whose_relation_with_the_label_changed_is_an_alarm() -> None:
+    given = [row if i < 3_000 else msgspec.structs.replace(row, label=float(float(row.features["x"]) > 0))
+             for i, row in enumerate(labelled_rows(6_000, 81))]  # fmt: skip
+    outcomes = evaluated(given, judged()).streams[0].outcomes
+    assert outcomes is not None
+    assert outcomes.alarms["x ~ label"] == 1
+
+
 def test_few_labels_and_none() -> None:
     some = labelled_rows(4_000, 80)
     few = [row if i < 500 else msgspec.structs.replace(row, label=None) for i, row in enumerate(some)]
