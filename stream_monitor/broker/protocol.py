@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple, Protocol
 
 Headers = Sequence[tuple[str, bytes]]
 Start = Literal["earliest", "latest"]
@@ -25,6 +26,9 @@ Probe = Callable[[str], None]
 class TopicPartition(NamedTuple):
     topic: str
     partition: int
+
+
+NO_NOTES: Final[Mapping[TopicPartition, str]] = MappingProxyType({})
 
 
 class Record(NamedTuple):
@@ -162,8 +166,17 @@ class Reader(Protocol):
 class Producer(Protocol):
     """A transactional producer; opening it fences older ones of the same id."""
 
-    def commit(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], member: Member | None) -> None:
+    def commit(
+        self,
+        messages: Sequence[Message],
+        offsets: Mapping[TopicPartition, int],
+        member: Member | None,
+        notes: Mapping[TopicPartition, str] = NO_NOTES,
+    ) -> None:
         """Write the messages and the consumer group's offsets (next to read) in one transaction: all or nothing.
+
+        `notes`: what is kept beside some of the offsets, for other members and groups to read (`Broker.group_notes`);
+        each commit replaces that of its partitions, by "" if it has none.
 
         `member` None is for a transaction that consumes nothing (`offsets` must then be empty, and only then: the
         offsets are what fences a stale member).
@@ -216,7 +229,12 @@ class Broker(Protocol):
         """Create those that do not exist (an existing one is left alone). Raises BrokerError naming the topic."""
 
     def group_offsets(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int | None]:
-        """The committed offsets of *another* group (for back-pressure and lag)."""
+        """The committed offsets of *another* group (for back-pressure and lag); a transaction just
+        committed may not be in them yet."""
+
+    def group_notes(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, str]:
+        """What the members of a group last committed beside their offsets, "" where there is nothing; like
+        `group_offsets`."""
 
     def given(self, group: str) -> frozenset[TopicPartition] | None:
         """The partitions that a group's coordinator has given to its members; None in the middle of a rebalance."""

@@ -63,6 +63,27 @@ def test_a_commit_of_offsets_alone_and_one_of_nothing(env: Environment) -> None:
     assert consumer.committed([partition]) == {partition: 0}
 
 
+def test_notes_beside_offsets_are_what_was_committed_last(env: Environment) -> None:
+    source, group = env.topic(partitions=2), env.name("group")
+    consumer = env.consumer(group, source, "one")
+    settle([consumer], [2])
+    first, second = partitions = [TopicPartition(source, at) for at in range(2)]
+    producer = env.producer()
+
+    def notes() -> dict[TopicPartition, str]:
+        consumer.committed(partitions)  # waits until the transaction can be seen
+        return env.broker.group_notes(group, partitions)
+
+    assert notes() == {first: "", second: ""}
+    assert env.broker.group_notes(group, []) == {}
+    producer.commit([], {first: 0, second: 0}, consumer.member(), {first: "up to 7"})
+    assert notes() == {first: "up to 7", second: ""}
+    producer.commit([], {second: 0}, consumer.member(), {second: "up to 9"})
+    assert notes() == {first: "up to 7", second: "up to 9"}
+    producer.commit([], {first: 0}, consumer.member())
+    assert notes() == {first: "", second: "up to 9"}
+
+
 def test_offsets_and_member_go_together(env: Environment) -> None:
     topic = env.topic()
     consumer = member_with_input(env, topic, env.name("group"))

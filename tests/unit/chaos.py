@@ -14,6 +14,7 @@ from typing import Final
 from stream_monitor.broker.memory import MemoryBroker, MemoryConsumer, MemoryMember, MemoryProducer, MemoryReader
 from stream_monitor.broker.protocol import (
     COMMIT_STEPS,
+    NO_NOTES,
     Member,
     Message,
     Polled,
@@ -180,14 +181,20 @@ class ChaosProducer:
         self._plan = ("", "")
         chaos.open.add(id(self))
 
-    def commit(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], member: Member | None) -> None:
+    def commit(
+        self,
+        messages: Sequence[Message],
+        offsets: Mapping[TopicPartition, int],
+        member: Member | None,
+        notes: Mapping[TopicPartition, str] = NO_NOTES,
+    ) -> None:
         fault = self._chaos.strikes("commit", "unavailable", *COMMIT_FAULTS, more=6)
         if fault == "unavailable":
             raise BrokerUnavailable("injected: commit")
         self._plan = (fault, self._chaos.random.choice(COMMIT_FAULTS[fault])) if fault else ("", "")
         if fault:
             self._chaos.happened[-1] += f" at {self._plan[1]}"
-        self._inner.commit(messages, offsets, member)
+        self._inner.commit(messages, offsets, member, notes)
 
     def close(self) -> None:
         self._inner.close()
@@ -237,6 +244,10 @@ class ChaosBroker:
     def group_offsets(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int | None]:
         self._chaos.call("group offsets")
         return self._inner.group_offsets(group, partitions)
+
+    def group_notes(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, str]:
+        self._chaos.call("group notes")
+        return self._inner.group_notes(group, partitions)
 
     def given(self, group: str) -> frozenset[TopicPartition] | None:
         self._chaos.call("given", more=20)  # asked but once a schedule

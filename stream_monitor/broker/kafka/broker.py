@@ -82,11 +82,11 @@ class KafkaBroker:
         self._ask(f"waiting for the topics {', '.join(names)}", lambda admin: admin.wait_for_topics(names))
 
     def group_offsets(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int | None]:
-        if not partitions:
-            return {}
-        asked = {group: [theirs(partition) for partition in partitions]}
-        found = self._ask(f"asking for the offsets of group {group}", lambda admin: admin.list_group_offsets(asked))
-        return {partition: _known(found[group].get(partition)) for partition in partitions}
+        return {partition: _known(found) for partition, found in self._committed(group, partitions).items()}
+
+    def group_notes(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, str]:
+        found = self._committed(group, partitions)
+        return {partition: "" if each is None else each.metadata or "" for partition, each in found.items()}
 
     def given(self, group: str) -> frozenset[TopicPartition] | None:
         found = self._ask(f"describing group {group}", lambda admin: admin.describe_groups([group]))[group]
@@ -121,6 +121,14 @@ class KafkaBroker:
                     f"topic {spec.name} with {spec.partitions} partitions could not be created at "
                     f"{self._settings.address}: {error.__name__}: {each['error_message']}"
                 )
+
+    def _committed(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Any]:
+        """What the group has committed, as the client has it."""
+        if not partitions:
+            return {}
+        asked = {group: [theirs(partition) for partition in partitions]}
+        found = self._ask(f"asking for the offsets of group {group}", lambda admin: admin.list_group_offsets(asked))
+        return {partition: found[group].get(partition) for partition in partitions}
 
     def _ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """The high watermarks: records of open transactions, and markers, lie below them."""

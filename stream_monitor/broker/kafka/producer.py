@@ -24,7 +24,7 @@ from stream_monitor.broker.kafka.clients import (
 from stream_monitor.broker.kafka.consumer import KafkaMember
 from stream_monitor.broker.kafka.settings import KafkaSettings
 from stream_monitor.broker.outgoing import check_commit, partition_of
-from stream_monitor.broker.protocol import Member, Message, Probe, TopicPartition
+from stream_monitor.broker.protocol import NO_NOTES, Member, Message, Probe, TopicPartition
 from stream_monitor.errors import BrokerError, OutcomeUnknown, TopicMismatch, TransactionAborted
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,13 @@ class TransactionalProducer:
         self._producer: Any = self._open()
         self._ended: BrokerError | None = None
 
-    def commit(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], member: Member | None) -> None:
+    def commit(
+        self,
+        messages: Sequence[Message],
+        offsets: Mapping[TopicPartition, int],
+        member: Member | None,
+        notes: Mapping[TopicPartition, str] = NO_NOTES,
+    ) -> None:
         check_commit(messages, offsets, member, self._settings.max_request_size)
         if member is not None and not isinstance(member, KafkaMember):
             raise ValueError(f"{member} is not a member of a Kafka group")
@@ -74,9 +80,13 @@ class TransactionalProducer:
         if self._producer is None:
             self._producer = self._open()
         placed = self._placed(messages)
+        noted = {
+            theirs(partition): OffsetAndMetadata(offset, notes.get(partition, ""), -1)
+            for partition, offset in offsets.items()
+        }
         with self._watched():
             try:
-                self._transact(placed, offsets, member)
+                self._transact(placed, noted, member)
             except _ProbeRaised as raised:
                 raise raised.error from None
 
@@ -89,7 +99,7 @@ class TransactionalProducer:
     def _transact(
         self,
         placed: Sequence[tuple[Message, int | None]],
-        offsets: Mapping[TopicPartition, int],
+        offsets: Mapping[Any, OffsetAndMetadata],
         member: KafkaMember | None,
     ) -> None:
         try:
@@ -132,14 +142,15 @@ class TransactionalProducer:
             if future.failed():
                 raise future.exception
 
-    def _settle(self, offsets: Mapping[TopicPartition, int], member: KafkaMember | None) -> None:
+    def _settle(self, offsets: Mapping[Any, OffsetAndMetadata], member: KafkaMember | None) -> None:
         """Make the offsets part of the transaction, which is refused if the membership is stale."""
         self._tell("offsets")
         if member is None:
             return
-        asked = {theirs(partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
         transactions = self._producer._transaction_manager
-        self._await(transactions.send_offsets_to_transaction(asked, member.metadata), self._settings.request_timeout_ms)
+        self._await(
+            transactions.send_offsets_to_transaction(offsets, member.metadata), self._settings.request_timeout_ms
+        )
 
     def _await(self, result: Any, timeout_ms: int) -> None:
         """Wait for a step of the transaction; kafka-python's own methods do the same without a time limit."""

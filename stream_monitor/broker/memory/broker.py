@@ -84,6 +84,11 @@ class MemoryBroker:
             offsets = self._group(group).offsets
             return {partition: offsets.get(partition) for partition in partitions}
 
+    def group_notes(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, str]:
+        with self.changed:
+            notes = self._group(group).notes
+            return {partition: notes.get(partition, "") for partition in partitions}
+
     def given(self, group: str) -> frozenset[TopicPartition] | None:
         with self.changed:
             found = self._group(group)
@@ -132,6 +137,7 @@ class MemoryBroker:
             for group in self._groups.values():
                 for partition in [each for each in group.offsets if each.topic == name]:
                     del group.offsets[partition]
+                    group.notes.pop(partition, None)
             self.changed.notify_all()
 
     def expel(self, group: str, instance: str) -> None:
@@ -178,6 +184,7 @@ class MemoryBroker:
         messages: Sequence[Message],
         offsets: Mapping[TopicPartition, int],
         member: MemoryMember | None,
+        notes: Mapping[TopicPartition, str],
     ) -> None:
         """One transaction, all or nothing; raises what `protocol.Producer.commit` says, before anything is changed."""
         with self.changed:
@@ -190,6 +197,7 @@ class MemoryBroker:
             if member is not None:
                 self._group(member.group).check(member)
                 self._group(member.group).offsets.update(offsets)
+                self._group(member.group).notes.update({each: notes.get(each, "") for each in offsets})
             for partition, batch in routed.items():
                 self.log(partition).append(batch, self._clock_ms())
                 self.log(partition).mark()

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from stream_monitor.broker.memory.group import Group, MemoryMember, Seat
 from stream_monitor.broker.outgoing import check_commit
-from stream_monitor.broker.protocol import COMMIT_STEPS, Member, Message, Polled, Probe, Record, TopicPartition
+from stream_monitor.broker.protocol import (
+    COMMIT_STEPS,
+    NO_NOTES,
+    Member,
+    Message,
+    Polled,
+    Probe,
+    Record,
+    TopicPartition,
+)
 from stream_monitor.errors import BrokerError, Fenced
 
 if TYPE_CHECKING:
@@ -220,14 +229,20 @@ class MemoryProducer:
         self._probe = probe
         self._epoch = broker.open_epoch(transactional_id)
 
-    def commit(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], member: Member | None) -> None:
+    def commit(
+        self,
+        messages: Sequence[Message],
+        offsets: Mapping[TopicPartition, int],
+        member: Member | None,
+        notes: Mapping[TopicPartition, str] = NO_NOTES,
+    ) -> None:
         check_commit(messages, offsets, member, self._broker.max_message_bytes)
         if member is not None and not isinstance(member, MemoryMember):
             raise ValueError(f"{member} is not a member of a memory broker's group")
         *before, done = COMMIT_STEPS
         for step in before:
             self._tell(step)
-        self._broker.apply(self._id, self._epoch, messages, offsets, member)
+        self._broker.apply(self._id, self._epoch, messages, offsets, member, notes)
         self._tell(done)
 
     def close(self) -> None:

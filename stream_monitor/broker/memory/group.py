@@ -57,6 +57,7 @@ class Group:
     seats: dict[str, Seat] = field(default_factory=dict)
     assigned: dict[str, Partitions] = field(default_factory=dict)
     offsets: dict[TopicPartition, int] = field(default_factory=dict)
+    notes: dict[TopicPartition, str] = field(default_factory=dict)
 
     def enter(self, instance: str, topics: frozenset[str]) -> Seat:
         """Take a seat; a namesake's is taken over with its assignment and without a rebalance (static membership)."""
