@@ -335,9 +335,11 @@ class DetectStage:
         for partition, offset in offsets.items():
             clock = self._held[partition].clock_of(offset)
             batchful.messages.append(self._saving.clock_message(partition, clock))
+        # See backpressure.py.
+        notes = {each: str(self._held[each].saved_to(self._next_offset(each))) for each in held_now}
         try:
             with timed(self._observe_commit, STAGE):
-                self._producer.commit(batchful.messages, offsets, member)
+                self._producer.commit(batchful.messages, offsets, member, notes)
         except TransactionAborted as error:
             self.counts.aborted += 1
             log.warning("transaction rolled back, restoring", stage=STAGE, why=str(error))

@@ -15,13 +15,16 @@ from typing import Final
 import structlog
 
 from stream_monitor import gaps
+from stream_monitor.alignment import Alignment, note
+from stream_monitor.backpressure import Backpressure, Sight
 from stream_monitor.broker.protocol import Broker, Message, Polled, Probe, Record, TopicPartition
 from stream_monitor.config import Settings
 from stream_monitor.encoder import EncodeCounts, Encoder
 from stream_monitor.errors import TransactionAborted
 from stream_monitor.events import DATES_MS
 from stream_monitor.feed import ReferenceFeed
-from stream_monitor.merge import Merged, Merger, size_of
+from stream_monitor.lane import MAX_PENDING_RECORDS, Lane, Promises, behind_ms
+from stream_monitor.merge import Merger
 from stream_monitor.observe import ObserveCommit, lag_of, timed, unobserved
 from stream_monitor.ordering import Tick, encode_tick
 from stream_monitor.ownership import Ownership
@@ -34,9 +37,8 @@ BUFFERED_RECORDS: Final = 20_000
 BUFFERED_BYTES: Final = 64 * 1024 * 1024
 """What waits in all; a partition with more than its share of it is paused."""
 LEAST_BUFFER_BYTES: Final = 1024 * 1024
-MAX_PENDING_RECORDS: Final = 50_000
-"""Records of one transaction, at most."""
-LAG_CHECK_S: Final = 2.0
+STUCK_S: Final = 20.0
+"""A partition that has more to read and has brought nothing for so long (its broker is away) is not told as behind."""
 IDLE_AFTER_S: Final = 60.0
 IDLE_TICK_S: Final = 5.0
 """An encoder that had no rows for `IDLE_AFTER_S`, or that holds back, says so this often."""
@@ -92,23 +94,21 @@ class EncodeStage:
             opened.pop_all()
         self._encoder = Encoder(settings, feed.book)
         self._ownership = Ownership(broker, self._consumer, self._group, inputs)
-        self._merger = Merger(settings.input.max_idle_ms / 1000)
-        self._label_merger = Merger(settings.input.max_idle_ms / 1000)
-        self._pending: list[Merged] = []
-        self._pending_labels: list[Merged] = []
+        self._backpressure = Backpressure(settings, broker, self._codes)
+        self._rows, self._labels = (
+            Lane(topic, Merger(settings.input.max_idle_ms / 1000), Alignment(settings.worker.max_codes_lag // 4))
+            for topic in (topics.predictions, topics.labels or "")
+        )
         self._pending_bytes = 0
         self._gaps: dict[TopicPartition, gaps.Found] = {}
         """Found since the last commit, to be told with the next one."""
-        self._partitions_in: dict[str, int] = {}
-        """Of the input topics, by name."""
         self._busy_s = 0.0
         self._paused: set[TopicPartition] = set()
-        self._throttled = False
-        self._lag = 0
         self._ends: dict[TopicPartition, int] = {}
+        self._fetched_s: dict[TopicPartition, float] = {}
+        """When a partition last brought something, or was let to."""
         self._observe_commit = observe_commit
         self._last_commit_s = 0.0
-        self._last_lag_check_s = 0.0
 
     def step(self, timeout_s: float, now_s: float) -> bool:
         """Poll, apply rebalances, merge, commit when due; whether there was anything to do."""
@@ -116,14 +116,16 @@ class EncodeStage:
         self._apply_rebalance(polled)
         if polled.assigned:
             self._busy_s = now_s
+            self._fetched_s |= dict.fromkeys(polled.assigned, now_s)
         for partition, records in polled.records.items():
-            self._merger_of(partition).add(partition, dated(records), self._clock_ms())
+            self._fetched_s[partition] = now_s
+            self._lane(partition).merger.add(partition, dated(records), self._clock_ms())
         # Labels first, and half of the room at most: neither backlog is to keep the other from being read.
-        self._take(self._label_merger, self._pending_labels, self._room // 2, now_s)
-        self._take(self._merger, self._pending, self._room, now_s)
-        self._check_lag(now_s)
-        self._regulate()
-        if not self._throttled:  # else nobody moves
+        self._take(self._labels, self._room // 2, now_s)
+        self._take(self._rows, self._room, now_s)
+        self._look_around(now_s)
+        self._regulate(now_s)
+        if not self._holds:  # else nobody moves
             self._ownership.look(now_s)
         if self._due(now_s):
             self._commit(now_s)
@@ -132,25 +134,31 @@ class EncodeStage:
     @property
     def idle(self) -> bool:
         """Whether everything read is committed."""
-        return not self._waiting and not any(self._merger_of(p).buffered(p) for p in self._consumer.assignment())
+        return not self._waiting and not any(self._lane(p).merger.buffered(p) for p in self._consumer.assignment())
 
     @property
     def _waiting(self) -> int:
         """Records read that the next transaction will take."""
-        return len(self._pending) + len(self._pending_labels)
+        return sum(len(lane.pending) for lane in self._lanes)
 
-    def _is_labels(self, partition: TopicPartition) -> bool:
-        return partition.topic == self._settings.topics.labels
+    @property
+    def _lanes(self) -> tuple[Lane, Lane]:
+        return self._rows, self._labels
 
-    def _merger_of(self, partition: TopicPartition) -> Merger:
-        return self._label_merger if self._is_labels(partition) else self._merger
+    @property
+    def _holds(self) -> bool:
+        """Whether it waits for detection, or for other encoders."""
+        return self._backpressure.held_back or any(lane.alignment.ahead for lane in self._lanes)
 
-    def _inputs(self, merger: Merger) -> set[TopicPartition]:
-        """The partitions held that it merges."""
-        return {partition for partition in self._consumer.assignment() if self._merger_of(partition) is merger}
+    def _lane(self, partition: TopicPartition) -> Lane:
+        return self._labels if partition.topic == self._settings.topics.labels else self._rows
+
+    def _inputs(self, lane: Lane) -> set[TopicPartition]:
+        """The partitions of its topic that are held."""
+        return {partition for partition in self._consumer.assignment() if self._lane(partition) is lane}
 
     def levels(self) -> EncodeLevels:
-        return EncodeLevels(lag_of(self._consumer, self._ends), self._lag, self._throttled)
+        return EncodeLevels(lag_of(self._consumer, self._ends), self._backpressure.lag, self._holds)
 
     def readiness(self) -> tuple[bool, str]:
         """Whether the group counts on this member, and why not."""
@@ -176,16 +184,13 @@ class EncodeStage:
             self._forget(gone)
             self._paused -= gone
             self._gaps = {partition: gap for partition, gap in self._gaps.items() if partition not in gone}
-            self._pending, self._pending_labels = (
-                [(key, r) for key, r in pending if TopicPartition(r.topic, r.partition) not in gone]
-                for pending in (self._pending, self._pending_labels)
-            )
-            self._pending_bytes = size_of([record for _, record in (*self._pending, *self._pending_labels)])
+            self._pending_bytes = sum(lane.pending_bytes for lane in self._lanes)
         if polled.assigned:
             self._await(polled.assigned)
             self._start(polled.assigned)
-            topics = [topic for topic in (self._settings.topics.predictions, self._settings.topics.labels) if topic]
-            self._partitions_in = {topic: info.partitions for topic, info in self._broker.topics(topics).items()}
+            found = self._broker.topics([lane.topic for lane in self._lanes if lane.topic])
+            for lane in self._lanes:
+                lane.total = found[lane.topic].partitions if lane.topic in found else 0
         if polled.out_of_range:
             self._seek_to_kept(polled.out_of_range)
         if gone or polled.assigned:
@@ -193,13 +198,13 @@ class EncodeStage:
                      held=len(self._consumer.assignment()))  # fmt: skip
 
     def _forget(self, partitions: Collection[TopicPartition]) -> None:
-        for merger in (self._merger, self._label_merger):
-            merger.drop(partitions)
+        for lane in self._lanes:
+            lane.give_up(partitions)
 
     def _await(self, partitions: Collection[TopicPartition]) -> None:
         """Begin to merge them, each where it belongs."""
         for partition in partitions:
-            self._merger_of(partition).assign([partition])
+            self._lane(partition).merger.assign([partition])
 
     def _start(self, partitions: Collection[TopicPartition]) -> None:
         """Seek partitions to their committed offsets, or to where a new group starts, and read on."""
@@ -231,69 +236,63 @@ class EncodeStage:
         """Bytes that the next transaction still takes."""
         return self._settings.worker.max_transaction_bytes - self._pending_bytes
 
-    def _take(self, merger: Merger, pending: list[Merged], room: int, now_s: float) -> None:
-        limit = min(MAX_PENDING_RECORDS - len(pending), merger.fitting(room))
-        if limit <= 0:
+    def _take(self, lane: Lane, room: int, now_s: float) -> None:
+        if self._backpressure.held_back:
+            lane.merger.hold()
             return
-        lagging = [partition for partition in self._inputs(merger) if self._lags(partition)]
-        taken = merger.take(lagging, limit, now_s)
-        pending += taken
-        self._pending_bytes += size_of(list(map(_record_of, taken)))
+        lagging = [partition for partition in self._inputs(lane) if self._lags(partition)]
+        self._pending_bytes += lane.take(lagging, room, now_s)
 
     def _lags(self, partition: TopicPartition) -> bool:
         end = self._consumer.end_seen(partition)
         end = self._ends.get(partition) if end is None else end
         return end is None or self._consumer.position(partition) < end
 
-    def _regulate(self) -> None:
+    def _is_behind(self, partition: TopicPartition, now_s: float) -> bool:
+        """Whether there is more to come of what is on an input partition already."""
+        if self._lane(partition).merger.buffered(partition) or partition in self._paused:
+            return True
+        return self._lags(partition) and now_s - self._fetched_s.get(partition, now_s) < STUCK_S
+
+    def _regulate(self, now_s: float) -> None:
         """Pause partitions whose records wait in numbers, or all of them while detection is behind."""
-        assigned = self._consumer.assignment()
-        full = {p for p in assigned if self._throttled or self._fill(p) > 1.0}
+        assigned, held_back = self._consumer.assignment(), self._backpressure.held_back
+        full = {p for p in assigned if held_back or self._fill(p) > 1.0}
         if full - self._paused:
             self._consumer.pause(full - self._paused)
-        relieved = {p for p in self._paused & assigned if not self._throttled and self._fill(p) <= 0.5}
+        relieved = {p for p in self._paused & assigned if not held_back and self._fill(p) <= 0.5}
         if relieved:
             self._consumer.resume(relieved)
+            self._fetched_s |= dict.fromkeys(relieved, now_s)
         self._paused = (self._paused | full) - relieved
 
     def _fill(self, partition: TopicPartition) -> float:
         """How full the buffer of a partition is, by records or by bytes; from 1 on it is too full."""
         share = max(LEAST_BUFFER_BYTES, BUFFERED_BYTES // max(1, len(self._consumer.assignment())))
-        merger = self._merger_of(partition)
+        merger = self._lane(partition).merger
         return max(merger.buffered(partition) / BUFFERED_RECORDS, merger.buffered_bytes(partition) / share)
 
-    def _check_lag(self, now_s: float) -> None:
-        """Hold back before the detect group is too far behind on the codes.
-
-        From half of what is allowed on, until there is but a quarter: between two checks other encoders write as well.
-        What this one writes is counted at once.
-        """
-        most = self._settings.worker.max_codes_lag
-        if now_s - self._last_lag_check_s >= LAG_CHECK_S:
-            self._last_lag_check_s = now_s
-            self._lag = self._codes_lag()
+    def _look_around(self, now_s: float) -> None:
+        """How far detection and the other encoders are, when it is time to ask; what is written here counts at once."""
+        if self._backpressure.due(now_s, held=self._holds):
             # Nothing is fetched from what is paused, and a fetch does not tell the end of a partition that was given
             # back after a lost session and has nothing new: neither end would be heard of.
             unheard = {each for each in self._consumer.assignment() if self._consumer.end_seen(each) is None}
             asked = self._consumer.bounds(self._paused | unheard)
             self._ends = {partition: end for partition, (_, end) in asked.items()}
-        throttled = self._lag > (most // 4 if self._throttled else most // 2)
-        if throttled != self._throttled:
-            log.warning("encoding held back" if throttled else "encoding goes on", codes_lag=self._lag)
-        self._throttled = throttled
+            self._backpressure.look([self._sight(lane, now_s) for lane in self._lanes], now_s)
+        self._backpressure.regulate()
 
-    def _codes_lag(self) -> int:
-        """Records of the codes topic that the detect group has not committed yet."""
-        ends = self._codes.end_offsets()
-        committed = self._broker.group_offsets(f"{self._settings.group}-detect", ends)
-        return sum(max(0, end - (committed.get(partition) or 0)) for partition, end in ends.items())
+    def _sight(self, lane: Lane, now_s: float) -> Sight:
+        others = lane.others(self._inputs(lane)) if self._consumer.assignment() else set()
+        return Sight(lane.alignment, others, behind_ms(self._promises(lane, now_s)))
 
     def _due(self, now_s: float) -> bool:
         """When there is enough, or enough time has passed; without rows too: other encoders' rows wait for the tick."""
         worker = self._settings.worker
         if not self._waiting:
             idle = now_s - self._busy_s > IDLE_AFTER_S
-            wait_s = IDLE_TICK_S if idle or self._throttled else worker.commit_interval_s
+            wait_s = IDLE_TICK_S if idle or self._holds else worker.commit_interval_s
             return bool(self._consumer.assignment()) and now_s - self._last_commit_s >= wait_s
         self._busy_s = now_s
         full = self._waiting >= MAX_PENDING_RECORDS or self._pending_bytes >= worker.max_transaction_bytes
@@ -305,23 +304,29 @@ class EncodeStage:
         if member is None:
             return
         offsets = {partition: self._next_offset(partition) for partition in self._consumer.assignment()}
-        for pending in (self._pending, self._pending_labels):
-            pending.sort(key=itemgetter(0))  # late records of a partition that was not waited for
-        now_ms = self._clock_ms()
-        messages = self._encoder.encode(self._pending, self.counts, now_ms)
-        messages += self._encoder.encode_labels(self._pending_labels, self.counts, now_ms)
-        messages += self._ticks()
+        now_ms, promises = self._clock_ms(), [self._promises(lane, now_s) for lane in self._lanes]
+        messages: list[Message] = []
+        for lane, encode in zip(self._lanes, (self._encoder.encode, self._encoder.encode_labels), strict=True):
+            lane.sort()
+            made = encode(lane.pending, self.counts, now_ms)
+            lane.wrote(len(made))
+            messages += made
+        messages += self._ticks(promises)
+        notes = {partition: note(promise_ms, now_ms)
+                 for each in promises for partition, (promise_ms, behind) in each.items() if behind}  # fmt: skip
         messages += self._told_gaps()
         try:
             with timed(self._observe_commit, STAGE):
-                self._producer.commit(messages, offsets, member)
+                self._producer.commit(messages, offsets, member, notes)
         except TransactionAborted as error:
             self.counts.aborted += 1
             log.warning("transaction rolled back, reading again", stage=STAGE, why=str(error))
             self._rewind()
             return
-        self._pending, self._pending_labels, self._pending_bytes = [], [], 0
-        self._lag += len(messages)  # rejects too: on the safe side
+        for lane in self._lanes:
+            lane.pending = []
+        self._pending_bytes = 0
+        self._backpressure.wrote(len(messages))
         self.counts.gaps += len(self._gaps)
         self.counts.lost_records += sum(gap.lost for gap in self._gaps.values())
         self._gaps.clear()
@@ -335,31 +340,32 @@ class EncodeStage:
             alert = gaps.alert_of(gap, self._clock_ms())
             yield Message(topics.alerts, alert.key(), alert.to_json(), headers=alert.headers(source))
 
-    def _ticks(self) -> Iterator[Message]:
+    def _promises(self, lane: Lane, now_s: float) -> Promises:
+        now_ms = self._clock_ms()
+        return {
+            partition: (
+                lane.merger.promise_ms(partition, lagging=self._lags(partition), now_ms=now_ms),
+                self._is_behind(partition, now_s),
+            )
+            for partition in self._inputs(lane)
+        }
+
+    def _ticks(self, promises: Sequence[Promises]) -> Iterator[Message]:
         """How far this encoder's partitions have come, to every codes partition, behind the rows."""
-        now_ms, topics = self._clock_ms(), self._settings.topics
-        rows = self._promises(self._merger, topics.predictions, now_ms)
-        labels = self._promises(self._label_merger, topics.labels or "", now_ms)
-        data = encode_tick(Tick(now_ms, *rows, *labels), self._settings.worker.writes_version)
+        rows, labels = (lane.told(each) for lane, each in zip(self._lanes, promises, strict=True))
+        data = encode_tick(Tick(self._clock_ms(), *rows, *labels), self._settings.worker.writes_version)
+        topics = self._settings.topics
         return (Message(topics.codes, TICK_KEY, data, number) for number in range(topics.partitions))
 
-    def _promises(self, merger: Merger, topic: str, now_ms: int) -> tuple[int, dict[int, int]]:
-        """How many partitions the topic has, and how far those held have come."""
-        promises = {
-            partition.partition: merger.promise_ms(partition, lagging=self._lags(partition), now_ms=now_ms)
-            for partition in self._inputs(merger)
-        }
-        return max(self._partitions_in.get(topic, 0), *(number + 1 for number in promises), 0), promises
-
     def _next_offset(self, partition: TopicPartition) -> int:
-        waiting = self._merger_of(partition).first_offset(partition)
+        waiting = self._lane(partition).merger.first_offset(partition)
         return self._consumer.position(partition) if waiting is None else waiting
 
     def _rewind(self) -> None:
         """Forget everything uncommitted and read it again."""
         assigned = self._consumer.assignment()
-        self._pending, self._pending_labels, self._pending_bytes = [], [], 0
         self._forget(assigned)
+        self._pending_bytes = 0
         self._await(assigned)
         self._gaps.clear()  # they will be found again
         self._paused.clear()

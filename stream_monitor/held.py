@@ -163,11 +163,15 @@ class Held:
             tracked.unsaved_from = from_offset
         tracked.unsaved_from = min(tracked.unsaved_from, from_offset)
 
+    def saved_to(self, next_offset: int) -> int:
+        """Up to where everything that has been fed is saved, at most the next offset to be read."""
+        unsaved = (at for subject in self.due if (at := self.tracked(subject).unsaved_from) is not None)
+        return min(unsaved, default=next_offset)
+
     def restart_offset(self, next_offset: int) -> int:
         """Where a restored partition has to read on: at the first record with rows unsaved or still waiting, else
         at the next one."""
-        unsaved = (at for subject in self.due if (at := self.tracked(subject).unsaved_from) is not None)
-        return min(chain(unsaved, self.first_waiting()), default=next_offset)
+        return min(chain((self.saved_to(next_offset),), self.first_waiting()))
 
     def clock_of(self, offset: int) -> Clock:
         """The clock as of an offset that is committed now; later ticks will be read again."""

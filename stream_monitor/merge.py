@@ -82,6 +82,10 @@ class Merger:
         if newest > self._newest_ms:
             self._newest_ms, self._newest_at_ms = newest, now_ms
 
+    def hold(self) -> None:
+        """Nothing is taken for now: nobody is kept waiting."""
+        self._waiting_since_s = None
+
     def buffered(self, partition: TopicPartition) -> int:
         return len(self._buffers[partition].records)
 

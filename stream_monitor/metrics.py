@@ -61,9 +61,11 @@ COLUMNS: Final = _gauge("columns", "Columns watched over all streams held.")
 PARTITIONS: Final = _gauge("partitions", "Partitions held, by stage.", "stage")
 LAG: Final = _gauge("lag_records", "Records not yet read of the partitions held.", "stage", "topic", "partition")
 CODES_LAG: Final = _gauge(
-    "codes_lag_records", "Records of codes that detection has not committed, as encoding sees it."
+    "codes_lag_records", "Records of codes that detection has not read or not saved, as encoding sees it."
 )
-HELD_BACK: Final = _gauge("encoding_held_back", "1 while encoding waits for detection (worker.max_codes_lag).")
+HELD_BACK: Final = _gauge(
+    "encoding_held_back", "1 while encoding waits for detection (worker.max_codes_lag) or for other encoders."
+)
 WATERMARK_AGE: Final = _gauge(
     "watermark_age_seconds", "How far the time up to which detection has seen everything lies behind the clock."
 )

@@ -4,9 +4,12 @@ Each encoder merges its own input partitions by time (`merge.py`), but two encod
 and one may be seconds behind. So every encoder transaction ends with a *tick* on every codes partition: how far each
 of its input partitions has come (its *promise*: rows still to come from it are not older), and the encoder's clock.
 The detect stage keeps rows back until no input partition can bring an older one, and feeds them in the order of merge
-time, those of one millisecond evenly mixed, each partition's in the order of (offset, index). A partition that does not
-come along is waited for at most `MAX_WAIT_MS` by the ticks' clock. Rows that come later than that are fed with the next
-tick.
+time, those of one millisecond evenly mixed, each partition's in the order of (offset, index). A partition that is
+*behind* (its encoder says that it has more to read) is waited for as long as its encoder speaks of it, and so much
+longer as `MAX_WAIT_MS`; what is read to its end only that long, as it may have nothing to bring. Rows that come later
+are fed with the next tick. Waiting is measured in `Clock.elapsed_ms`: while nobody ticks, nobody is waited for in vain.
+
+How far apart encoders may get is their affair (`alignment.py`).
 
 With one encoder its own tick, in the same transaction, releases everything at once.
 
@@ -36,21 +39,26 @@ from stream_monitor.reference import StreamKey
 KIND: Final = b"T"
 MAX_WAIT_MS: Final = 15_000
 """As long as a session: by then the partitions of an encoder that died have a new owner, who catches up."""
+STEP_MS: Final = 5_000
+"""What the time between two ticks counts for, at most: encoders that are at work tick as often (`encode_stage.py`)."""
 LONG_AGO: Final = -(2**62)
+NEVER: Final = 2**62
 MAX_PARTITIONS: Final = 100_000
 
 
 class Tick(msgspec.Struct, frozen=True, array_like=True):
-    """`total`: input partitions there are. `promises`: of the encoder's own, input partition → merge time, epoch ms.
-    `labels_total`, `label_promises`: the same of the labels topic."""
+    """`total`: input partitions there are. `promises`: of the encoder's own, input partition → merge time, epoch ms;
+    `behind`: those of them that it has more to read of. Then the same of the labels topic."""
 
-    ADDED: ClassVar[dict[str, int]] = {"labels_total": 2, "label_promises": 2}
+    ADDED: ClassVar[dict[str, int]] = {"behind": 2, "labels_total": 2, "label_promises": 2, "labels_behind": 2}
 
     clock_ms: int
     total: int
     promises: dict[int, int]
+    behind: list[int] = []
     labels_total: int = 0
     label_promises: dict[int, int] = {}
+    labels_behind: list[int] = []
 
 
 _ticks = msgspec.msgpack.Decoder(Tick)
@@ -67,34 +75,53 @@ def is_tick(data: bytes | None) -> bool:
 def decode_tick(data: bytes | None) -> Tick:
     """Bytes of the codes topic → tick; raises WireError, or VersionUnknown."""
     tick = wire.unpack(KIND, data, _ticks)
-    for total, promises in ((tick.total, tick.promises), (tick.labels_total, tick.label_promises)):
+    lanes = (
+        (tick.total, tick.promises, tick.behind),
+        (tick.labels_total, tick.label_promises, tick.labels_behind),
+    )
+    for total, promises, behind in lanes:
         if not 0 <= total <= MAX_PARTITIONS or any(not 0 <= p < total for p in promises):
             raise WireError("a tick names an input partition that cannot be")
+        if not promises.keys() >= set(behind):
+            raise WireError("a tick says that a partition is behind, and not where")
     return tick
 
 
 class Clock(msgspec.Struct):
-    """How far the input has come, as the ticks of one codes partition tell; `offset` of the next record to be read."""
+    """How far the input has come, as the ticks of one codes partition tell; `offset` of the next record to be read.
 
-    ADDED: ClassVar[dict[str, int]] = {"labels_total": 2, "label_promises": 2}
+    `elapsed_ms`: the time in which encoders were at work. `behind`: partitions that are, and when that was last said.
+    """
+
+    ADDED: ClassVar[dict[str, int]] = dict.fromkeys(
+        ("elapsed_ms", "behind", "labels_total", "label_promises", "labels_behind"), 2
+    )
 
     offset: int = 0
     clock_ms: int = LONG_AGO
     total: int = 0
     promises: dict[int, int] = {}
+    elapsed_ms: int = 0
+    behind: dict[int, int] = {}
     labels_total: int = 0
     label_promises: dict[int, int] = {}
+    labels_behind: dict[int, int] = {}
 
     def advance(self, tick: Tick, offset: int) -> Clock:
         """After the tick at `offset`. The last word on a partition holds: its new owner may know less than the old."""
+        clock_ms = max(self.clock_ms, tick.clock_ms)
+        elapsed_ms = self.elapsed_ms + min(clock_ms - self.clock_ms, STEP_MS)
         return Clock(
-            offset + 1, max(self.clock_ms, tick.clock_ms), max(self.total, tick.total), self.promises | tick.promises,
+            offset + 1, clock_ms, max(self.total, tick.total), self.promises | tick.promises,
+            elapsed_ms, _behind(self.behind, tick.promises, tick.behind, elapsed_ms),
             max(self.labels_total, tick.labels_total), self.label_promises | tick.label_promises,
+            _behind(self.labels_behind, tick.label_promises, tick.labels_behind, elapsed_ms),
         )  # fmt: skip
 
     def of_labels(self) -> Clock:
         """The same of the labels topic."""
-        return Clock(self.offset, self.clock_ms, self.labels_total, self.label_promises)
+        return Clock(self.offset, self.clock_ms, self.labels_total, self.label_promises, self.elapsed_ms,
+                     self.labels_behind)  # fmt: skip
 
     @property
     def watermark_ms(self) -> int:
@@ -102,6 +129,23 @@ class Clock(msgspec.Struct):
         if len(self.promises) < self.total:
             return LONG_AGO
         return min(self.promises.values(), default=LONG_AGO)
+
+    @property
+    def behind_ms(self) -> int:
+        """No row older than this is still to come from the partitions that are behind; NEVER without one.
+
+        One that nobody has spoken of for `MAX_WAIT_MS` has lost its encoder, and counts no more."""
+        waited_for = (
+            self.promises[partition]
+            for partition, said_ms in self.behind.items()
+            if self.elapsed_ms - said_ms < MAX_WAIT_MS
+        )
+        return min(waited_for, default=NEVER)
+
+
+def _behind(before: dict[int, int], told: dict[int, int], behind: list[int], now_ms: int) -> dict[int, int]:
+    """The partitions that are behind and when that was said, after a tick that speaks of those in `told`."""
+    return {each: at for each, at in before.items() if each not in told} | dict.fromkeys(behind, now_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +184,8 @@ Orderable = CodedBatch | RawBatch | OutcomeRun | LabelBatch
 
 @dataclass(slots=True)
 class _Waiting:
-    """A batch, or what is left of it, on offset `offset` of the codes; `keys`: ascending merge times of its rows."""
+    """A batch, or what is left of it, on offset `offset` of the codes, come at `arrived_ms` of the elapsed time;
+    `keys`: ascending merge times of its rows."""
 
     offset: int
     arrived_ms: int
@@ -159,7 +204,7 @@ class Queue:
     released_ms: int = LONG_AGO
     _waiting: list[_Waiting] = field(default_factory=list)
 
-    def add(self, batch: Orderable, offset: int, clock_ms: int) -> None:
+    def add(self, batch: Orderable, offset: int, clock: Clock) -> None:
         """Take a batch; rows that the stream has had already (it was restored) are dropped."""
         batch = _ascending(batch)
         keys = _origins(batch).record_ms
@@ -168,7 +213,7 @@ class Queue:
             if fresh == len(keys):
                 return
             batch, keys = _part(batch, fresh, len(keys)), keys[fresh:]
-        self._waiting.append(_Waiting(offset, clock_ms, batch, keys))
+        self._waiting.append(_Waiting(offset, clock.elapsed_ms, batch, keys))
 
     def pass_by(self, clock: Clock) -> None:
         """Nothing waits, and something was decided at this tick: it is not to be decided again after a restore."""
@@ -204,9 +249,10 @@ class Queue:
     def _ready(self, clock: Clock) -> list[_Waiting]:
         if clock.offset <= self.stamp:
             return []
-        overdue = [w.keys[-1] for w in self._waiting if clock.clock_ms - w.arrived_ms >= MAX_WAIT_MS]
+        overdue = (int(w.keys[-1]) for w in self._waiting if clock.elapsed_ms - w.arrived_ms >= MAX_WAIT_MS)
+        due_ms = min(max(overdue, default=LONG_AGO), clock.behind_ms)
         self.stamp = clock.offset
-        self.released_ms = max(self.released_ms, clock.watermark_ms, *map(int, overdue))
+        self.released_ms = max(self.released_ms, clock.watermark_ms, due_ms)
         ready: list[_Waiting] = []
         left: list[_Waiting] = []
         for waiting in self._waiting:

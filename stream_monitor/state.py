@@ -158,7 +158,11 @@ def pack_clock(clock: Clock, version: int = wire.NEWEST) -> bytes:
 
 def unpack_clock(data: bytes | None) -> Clock:
     """Raises WireError, or VersionUnknown."""
-    return wire.unpack(CLOCK_KIND, data, _clocks)
+    clock = wire.unpack(CLOCK_KIND, data, _clocks)
+    if not (clock.promises.keys() >= clock.behind.keys()
+            and clock.label_promises.keys() >= clock.labels_behind.keys()):  # fmt: skip
+        raise WireError("a clock says that a partition is behind, and not where")
+    return clock
 
 
 @dataclass(slots=True)

@@ -111,12 +111,12 @@ class Watch:
         tracked = held.streams.get(batch.stream) or self._begin(held, batch, record.offset)
         if tracked is None:
             return
-        tracked.queue.add(batch, record.offset, held.clock.clock_ms)
+        tracked.queue.add(batch, record.offset, held.clock)
         if tracked.queue.first_offset is not None:
             held.waiting[batch.stream] = tracked
         run = OutcomeRun.of(batch, with_ids=self._settings.joins_labels(batch.stream.model))
         if run is not None:
-            self._model(held, batch.stream.model, record.offset).queue.add(run, record.offset, held.clock.clock_ms)
+            self._model(held, batch.stream.model, record.offset).queue.add(run, record.offset, held.clock)
 
     def _read_labels(self, held: Held, labels: LabelBatch, offset: int) -> None:
         """Take labels: they wait for a tick, so that when they are applied does not depend on a poll."""
@@ -124,7 +124,7 @@ class Watch:
         if labels.model not in held.models and not held.model_roster.has_room(offset):
             self._counts.dropped[PARTITION_MODELS] += len(labels)
             return
-        self._model(held, labels.model, offset).labels.add(labels, offset, held.clock.clock_ms)
+        self._model(held, labels.model, offset).labels.add(labels, offset, held.clock)
 
     def _widths(self, batch: Batch) -> npt.NDArray[np.int64] | None:
         """How many codes the columns of a batch's reference have, None where nobody knows it.

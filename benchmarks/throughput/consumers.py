@@ -158,7 +158,7 @@ def main_job(
         if time.monotonic() > deadline_s:
             raise RuntimeError(f"{worker.detect.counts.rows} of {events} events after {PATIENCE_S:g} s")
         busy = worker.step(0.0 if busy else 0.1)
-        if watch is None and worker.encode.counts.records + len(worker.encode._pending):
+        if watch is None and worker.encode.counts.records + len(worker.encode._rows.pending):
             watch = Stopwatch()
             on_start()
     assert watch is not None  # as above

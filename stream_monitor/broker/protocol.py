@@ -133,7 +133,7 @@ class Consumer(Protocol):
         """The end (last stable offset or high watermark) as the last fetch told it, without asking; None before."""
 
     def rejoin(self) -> None:
-        """Ask the group to rebalance, with the next poll; a broker that never leaves one half done may ignore it."""
+        """Ask the group to rebalance, with the next poll; nothing where it has lost its seat."""
 
     def close(self) -> None:
         """Leave cleanly (a static member keeps its seat until the session times out)."""

@@ -353,6 +353,11 @@ class Arena:
     def committed(self, stage: str, topic: str) -> dict[TopicPartition, int | None]:
         return self.broker.group_offsets(f"{self.name}-{stage}", self.partitions(topic))
 
+    def done_to(self, stage: str, topic: str) -> dict[TopicPartition, int]:
+        """How far the detect stage is, but for rows that wait, as its notes say."""
+        notes = self.broker.group_notes(f"{self.name}-{stage}", self.partitions(topic))
+        return {at: int(text) if text.isdecimal() else 0 for at, text in notes.items()}
+
     def read(self, topic: str) -> list[Record]:
         """All committed records up to the present end, in offset order within their partitions."""
         reader = self.broker.reader(self.partitions(topic))

@@ -101,8 +101,8 @@ def written(field: Arena) -> Tally:
     return tally
 
 
-def test_a_catch_up_after_an_outage_raises_no_alert(arena: MakeArena, report: Report) -> None:
-    """With one encoder. Several, one of which falls seconds behind, are put in order as far as `ordering.py` waits."""
+@pytest.mark.parametrize("workers", [("a",), ("a", "b")])
+def test_a_catch_up_after_an_outage_raises_no_alert(workers: tuple[str, ...], arena: MakeArena, report: Report) -> None:
     field = arena(
         SEED, predictions=len(REGIONS), labels=0, detection=DETECTION,
         models=[{"match": MODEL, "segment_by": ["region"]}],
@@ -122,7 +122,8 @@ def test_a_catch_up_after_an_outage_raises_no_alert(arena: MakeArena, report: Re
     waiting = rows(ROWS, began_ms + BEFORE, SEED + 2)
     write(field, waiting)
     started_s = time.monotonic()
-    field.start("a")
+    for worker in workers:
+        field.start(worker)
     await_(lambda: _watched(field) >= ROWS, "all that waited is watched", PATIENCE_S, field.tails)
     took_s = time.monotonic() - started_s
     field.await_caught_up()
@@ -136,7 +137,8 @@ def test_a_catch_up_after_an_outage_raises_no_alert(arena: MakeArena, report: Re
     told = _told_in_partition_order(field, known, waiting[: 20 * DETECTION["warmup_events"]])
     assert told > 0, "these rows show nothing, in whatever order"
     report(
-        f"{ROWS:,} stationary rows keyed by region over {len(REGIONS)} partitions, written while it was stopped",
+        f"{ROWS:,} stationary rows keyed by region over {len(REGIONS)} partitions, written while nobody worked; "
+        f"{len(workers)} started",
         more=f"0 alerts, nothing lost or twice, {took_s:.0f} s from the start to the last row; fed a partition at a "
         f"time, a tenth of these rows is {told} alerts",
     )

@@ -250,7 +250,7 @@ class ChaosBroker:
         return self._inner.group_notes(group, partitions)
 
     def given(self, group: str) -> frozenset[TopicPartition] | None:
-        self._chaos.call("given", more=20)  # asked but once a schedule
+        self._chaos.call("given", more=60)  # asked but once a schedule
         return self._inner.given(group)
 
     def close(self) -> None:

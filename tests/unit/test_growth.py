@@ -94,7 +94,7 @@ def test_features_that_no_reference_knows_and_that_come_late() -> None:
 def test_what_waits_for_a_partition_that_is_behind_is_not_copied_at_every_tick() -> None:
     queue, clock = Queue(), Clock()
     for i in range(50):
-        queue.add(coded(0, 10 * i, [100 + i] * 10), i, 0)
+        queue.add(coded(0, 10 * i, [100 + i] * 10), i, Clock())
     kept = [id(waiting) for waiting in queue._waiting]
     for i in range(20):
         clock = clock.advance(Tick(i, 2, {0: 1_000, 1: 50}), 50 + i)

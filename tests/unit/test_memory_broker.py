@@ -209,6 +209,21 @@ def test_no_partition_is_ever_held_by_two(moves: list[tuple[str, str]]) -> None:
         assert max(shares) - min(shares) <= 1
 
 
+def test_a_partition_left_to_nobody_by_a_namesake_is_given_on_request() -> None:
+    """As in Kafka: killed before it gave anything up, and back as a new process that does not know of it."""
+    broker = broker_with(partitions=3)
+    first, second, third = (broker.consumer("g", ["t"], instance=name) for name in "abc")
+    settled(first, second)
+    for each in (third, first, second):
+        each.poll(0)  # the last one ends the rebalance: the first is to give one up, and does not hear of it
+    again = broker.consumer("g", ["t"], instance="a")
+    settled(again, second, third)
+    assert len(broker.given("g") or ()) == 2
+    third.rejoin()
+    settled(again, second, third)
+    assert len(broker.given("g") or ()) == 3
+
+
 def test_the_same_moves_give_the_same_shares() -> None:
     def play() -> list[list[Polled]]:
         broker = broker_with(partitions=7)

@@ -34,14 +34,24 @@ def rows_of(batches: list[Batch]) -> list[tuple[int, int]]:
     return found
 
 
-def tick(clock: Clock, offset: int, clock_ms: int = 0, total: int = 2, **promises: int) -> Clock:
-    return clock.advance(Tick(clock_ms, total, {int(name[1:]): ms for name, ms in promises.items()}), offset)
+def tick(
+    clock: Clock, offset: int, clock_ms: int = 0, total: int = 2, behind: tuple[int, ...] = (), **promises: int
+) -> Clock:
+    said = {int(name[1:]): ms for name, ms in promises.items()}
+    return clock.advance(Tick(clock_ms, total, said, list(behind)), offset)
+
+
+def ticks(clock: Clock, offset: int, for_ms: int, behind: tuple[int, ...] = (), **promises: int) -> Clock:
+    """One a second."""
+    for _ in range(for_ms // 1_000):
+        clock = tick(clock, offset, clock.clock_ms + 1_000, behind=behind, **promises)
+    return clock
 
 
 def test_rows_of_two_encoders_come_out_by_time() -> None:
     queue, clock = Queue(), Clock()
-    queue.add(coded(0, 0, [10, 30, 50]), 0, 0)
-    queue.add(coded(1, 0, [20, 40]), 1, 0)
+    queue.add(coded(0, 0, [10, 30, 50]), 0, Clock())
+    queue.add(coded(1, 0, [20, 40]), 1, Clock())
     batches, from_offset = queue.release(tick(clock, 2, p0=50, p1=45))
     assert rows_of(batches) == [(0, 0), (1, 0), (0, 1), (1, 1)]
     assert from_offset == 0
@@ -50,8 +60,8 @@ def test_rows_of_two_encoders_come_out_by_time() -> None:
 
 def test_rows_of_one_millisecond_are_mixed_whichever_encoder_brought_them() -> None:
     queue, clock = Queue(), Clock()
-    queue.add(coded(0, 100, [5] * 30 + [6] * 10), 0, 0)
-    queue.add(coded(1, 200, [5] * 10 + [6] * 30), 1, 0)
+    queue.add(coded(0, 100, [5] * 30 + [6] * 10), 0, Clock())
+    queue.add(coded(1, 200, [5] * 10 + [6] * 30), 1, Clock())
     batches, _ = queue.release(tick(clock, 2, p0=9, p1=9))
     partitions = [partition for partition, _ in rows_of(batches)]
     assert [partitions[start : start + 8].count(0) for start in range(0, 80, 8)] == [6] * 5 + [2] * 5
@@ -59,7 +69,7 @@ def test_rows_of_one_millisecond_are_mixed_whichever_encoder_brought_them() -> N
 
 def test_one_encoder_is_never_kept_waiting() -> None:
     queue = Queue()
-    queue.add(coded(0, 0, [10, 30, 50]), 0, 0)
+    queue.add(coded(0, 0, [10, 30, 50]), 0, Clock())
     batches, _ = queue.release(tick(Clock(), 1, total=1, p0=50))
     assert rows_of(batches) == [(0, 0), (0, 1), (0, 2)]
     assert queue.first_offset is None
@@ -67,19 +77,45 @@ def test_one_encoder_is_never_kept_waiting() -> None:
 
 def test_a_partition_that_nobody_spoke_for_is_waited_for_but_not_for_ever() -> None:
     queue, clock = Queue(), tick(Clock(), 0, clock_ms=1_000, p0=5)
-    queue.add(coded(0, 0, [10]), 1, clock.clock_ms)
-    clock = tick(clock, 2, clock_ms=1_000 + MAX_WAIT_MS - 1, p0=100)
+    queue.add(coded(0, 0, [10]), 1, clock)
+    clock = ticks(clock, 2, MAX_WAIT_MS - 1_000, p0=100)
     assert queue.release(clock) == ([], None)
-    clock = tick(clock, 3, clock_ms=1_000 + MAX_WAIT_MS, p0=100)
+    clock = ticks(clock, 3, 1_000, p0=100)
     assert rows_of(queue.release(clock)[0]) == [(0, 0)]
+
+
+def test_time_in_which_nobody_ticked_is_not_waited() -> None:
+    """After an outage the first encoder to be back is not fed before the other one had a chance."""
+    queue, clock = Queue(), tick(Clock(), 0, clock_ms=1_000, p0=5, p1=5)
+    queue.add(coded(0, 0, [10]), 1, clock)
+    clock = tick(clock, 2, clock_ms=3_600_000, p0=100)
+    assert queue.release(clock) == ([], None)
+    assert rows_of(queue.release(tick(clock, 3, clock_ms=3_601_000, p1=100))[0]) == [(0, 0)]
+
+
+def test_a_partition_that_is_behind_is_waited_for_while_somebody_speaks_of_it() -> None:
+    queue, clock = Queue(), tick(Clock(), 0, clock_ms=1_000, p0=5, p1=5)
+    queue.add(coded(0, 0, [10, 30]), 1, clock)
+    clock = ticks(clock, 2, 10 * MAX_WAIT_MS, behind=(1,), p0=100, p1=20)
+    assert rows_of(queue.release(clock)[0]) == [(0, 0)]
+    gone = ticks(clock, 3, MAX_WAIT_MS - 1_000, p0=100)
+    assert queue.release(gone) == ([], None)
+    assert rows_of(queue.release(ticks(gone, 4, 1_000, p0=100))[0]) == [(0, 1)]
+
+
+def test_a_partition_that_was_read_to_its_end_is_not_waited_for_for_ever() -> None:
+    """A producer's clock that is ahead must not have all its rows wait for those of the others."""
+    queue, clock = Queue(), tick(Clock(), 0, clock_ms=1_000, behind=(1,), p0=5, p1=5)
+    queue.add(coded(0, 0, [10**9]), 1, clock)
+    assert rows_of(queue.release(ticks(clock, 2, MAX_WAIT_MS, p0=10**9, p1=100))[0]) == [(0, 0)]
 
 
 def test_late_rows_are_fed_with_the_next_tick() -> None:
     queue, clock = Queue(), Clock()
-    queue.add(coded(0, 0, [100]), 0, 0)
+    queue.add(coded(0, 0, [100]), 0, Clock())
     clock = tick(clock, 1, p0=100, p1=100)
     queue.release(clock)
-    queue.add(coded(1, 0, [50]), 2, 0)
+    queue.add(coded(1, 0, [50]), 2, Clock())
     assert rows_of(queue.release(tick(clock, 3, p0=100, p1=100))[0]) == [(1, 0)]
 
 
@@ -93,8 +129,8 @@ def test_extras_and_unknown_features_follow_their_rows() -> None:
     first, second = coded(0, 0, [10, 30]), coded(1, 0, [20, 40])
     one = CodedBatch(STREAM, "d", 1, first.codes, first.origins, (Extra(1, 0, "x"),), ())
     other = CodedBatch(STREAM, "d", 1, second.codes, second.origins, (Extra(0, 0, "y"),), (Unknown(1, "f"),))
-    queue.add(one, 0, 0)
-    queue.add(other, 1, 0)
+    queue.add(one, 0, Clock())
+    queue.add(other, 1, Clock())
     ((merged,), _) = queue.release(tick(Clock(), 2, p0=100, p1=100))
     assert isinstance(merged, CodedBatch)
     assert merged.extras == (Extra(1, 0, "y"), Extra(2, 0, "x"))
@@ -104,8 +140,8 @@ def test_extras_and_unknown_features_follow_their_rows() -> None:
 
 def test_batches_of_different_references_are_not_mixed() -> None:
     queue = Queue()
-    queue.add(coded(0, 0, [10, 30]), 0, 0)
-    queue.add(coded(1, 0, [20, 40], digest="e"), 1, 0)
+    queue.add(coded(0, 0, [10, 30]), 0, Clock())
+    queue.add(coded(1, 0, [20, 40], digest="e"), 1, Clock())
     batches, _ = queue.release(tick(Clock(), 2, p0=100, p1=100))
     assert [batch.digest for batch in batches if isinstance(batch, CodedBatch)] == ["d", "e"]
 
@@ -116,8 +152,8 @@ def test_raw_rows_are_merged_too() -> None:
                                       for i, t in enumerate(times)))  # fmt: skip
 
     queue = Queue()
-    queue.add(raw(0, [10, 30]), 0, 0)
-    queue.add(raw(1, [20]), 1, 0)
+    queue.add(raw(0, [10, 30]), 0, Clock())
+    queue.add(raw(1, [20]), 1, Clock())
     assert rows_of(queue.release(tick(Clock(), 2, p0=100, p1=100))[0]) == [(0, 0), (1, 0), (0, 1)]
 
 
@@ -125,8 +161,8 @@ def test_labels_of_two_encoders_come_out_by_time_and_do_not_wait_for_rows() -> N
     queue, clock = Queue(), Clock(0, 0)
     for partition, times in ((0, [10, 30]), (1, [20])):
         labels = [Label("m", str(ms), 1, ms, partition, ms, 0, ms) for ms in times]
-        queue.add(LabelBatch.of("m", labels), partition, clock.clock_ms)
-        clock = clock.advance(Tick(0, 2, {0: 0}, 2, {partition: 25}), partition)
+        queue.add(LabelBatch.of("m", labels), partition, clock)
+        clock = clock.advance(Tick(0, 2, {0: 0}, labels_total=2, label_promises={partition: 25}), partition)
         released, _ = queue.release_labels(clock)
         if partition == 0:
             assert not released, "nobody has spoken for the other partition"
@@ -135,15 +171,17 @@ def test_labels_of_two_encoders_come_out_by_time_and_do_not_wait_for_rows() -> N
 
 
 def test_ticks_on_the_wire() -> None:
-    sent = Tick(5, 3, {0: 7, 2: -1}, 2, {1: 8})
+    sent = Tick(5, 3, {0: 7, 2: -1}, [2], 2, {1: 8}, [1])
     data = encode_tick(sent)
     assert is_tick(data)
     assert decode_tick(data) == sent
     with pytest.raises(WireError, match="cannot be"):
         decode_tick(encode_tick(Tick(5, 1, {1: 7})))
+    with pytest.raises(WireError, match="not where"):
+        decode_tick(encode_tick(Tick(5, 2, {1: 7}, [0])))
     with pytest.raises(WireError):
-        decode_tick(encode_tick(Tick(5, 2, {1: 7}, 1, {1: 7})))
-    assert decode_tick(encode_tick(sent, version=1)) == Tick(5, 3, {0: 7, 2: -1})
+        decode_tick(encode_tick(Tick(5, 2, {1: 7}, [], 1, {1: 7})))
+    assert decode_tick(encode_tick(sent, version=1)) == Tick(5, 3, {0: 7, 2: -1}), "nobody is behind"
     with pytest.raises(WireError):
         decode_tick(data[:-1])
 
@@ -167,7 +205,8 @@ def codes_topics(draw: st.DrawFn) -> list[Entry]:
             topic.append(coded(partition, offsets[partition], stamps))
             offsets[partition] += len(stamps)
         clock_ms += draw(st.integers(0, 3_000))
-        topic.append(Tick(clock_ms, 2, {partition: times[partition]}))
+        behind = [partition] if draw(st.booleans()) else []
+        topic.append(Tick(clock_ms, 2, {partition: times[partition]}, behind))
     return topic
 
 
@@ -180,7 +219,7 @@ def play(topic: list[Entry], start: int, queue: Queue, clock: Clock, fed: list[t
             clock = clock.advance(entry, offset)
             fed += rows_of(queue.release(clock)[0])
         else:
-            queue.add(entry, offset, clock.clock_ms)
+            queue.add(entry, offset, clock)
         clocks.append(clock)
     return clocks
 

@@ -16,7 +16,7 @@ from stream_monitor.broker.memory import MemoryBroker
 from stream_monitor.broker.outgoing import partition_of
 from stream_monitor.broker.protocol import Message, Record, TopicPartition
 from stream_monitor.merge import AHEAD_MS, Merger
-from stream_monitor.ordering import Tick, encode_tick
+from stream_monitor.ordering import MAX_WAIT_MS, STEP_MS, Tick, encode_tick
 from stream_monitor.reference import StreamKey
 from tests.unit.world import MODEL, World, reference, rows, settings
 
@@ -64,7 +64,7 @@ def test_records_in_memory_outlive_retention() -> None:
     world.write(rows(1_000))
     partition = TopicPartition(world.base.topics.predictions, 0)
     assert worker.encode is not None
-    worker.encode._merger.add(partition, world.broker.log(partition).read(0, 300)[0], world.clock_ms())
+    worker.encode._rows.merger.add(partition, world.broker.log(partition).read(0, 300)[0], world.clock_ms())
     worker.encode._consumer.seek(partition, 300)
     world.broker.truncate(partition, 800)
     world.settle(worker)
@@ -106,12 +106,14 @@ def batch_of(count: int = 120) -> CodedBatch:
 
 
 def detected(frames: list[bytes]) -> World:
-    """A detect stage fed frames as one encoder would write them, and sound rows after."""
+    """A detect stage fed frames as one encoder would write them, and sound rows after; then time passes, for a hostile
+    tick may have told of partitions that nobody will speak of."""
     world = World(references=[REFERENCE])
     topic, partition = world.base.topics.codes, partition_of(MODEL.encode(), 2)
     sound = list(encode_coded(batch_of()))
-    tick = encode_tick(Tick(1_700_000_100_000, 1, {0: 1_700_000_100_000}))
-    for frame in (*frames, tick, *sound, tick):
+    now_ms = 1_700_000_100_000
+    tick, *later = (encode_tick(Tick(now_ms + i * STEP_MS, 1, {0: now_ms})) for i in range(1 + MAX_WAIT_MS // STEP_MS))
+    for frame in (*frames, tick, *sound, *later):
         world.broker.append([Message(topic, b"m", frame, partition)])
     worker = world.worker("a", frozenset({"detect"}))
     world.turn(worker, rounds=10, step_s=6.0)

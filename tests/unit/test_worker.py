@@ -7,11 +7,12 @@ from collections import Counter
 
 import pytest
 
-from stream_monitor import detect_stage, encode_stage
+from stream_monitor import alignment, detect_stage, encode_stage
 from stream_monitor.broker.protocol import COMMIT_STEPS, Message, TopicPartition
-from stream_monitor.encode_stage import EncodeStage
+from stream_monitor.encode_stage import EncodeLevels, EncodeStage
 from stream_monitor.errors import TopicMismatch, TransactionAborted
 from stream_monitor.ordering import is_tick
+from stream_monitor.worker import Worker
 from tests.unit.world import MODEL, World, message, reference, replayed, rows, settings
 
 REFERENCE = reference()
@@ -55,9 +56,7 @@ def test_rows_of_several_partitions_and_two_workers_are_in_order(live: bool) -> 
     single.write(batch)
     worker = single.worker()
     single.settle(worker)
-    assert [(a["column"], a["state"], a["detected"]["time"]) for a in alerts] == [
-        (a["column"], a["state"], a["detected"]["time"]) for a in single.alerts()
-    ]
+    assert told(world) == told(single)
 
 
 def test_a_reference_is_learned_published_and_followed_by_the_encoder() -> None:
@@ -258,6 +257,42 @@ def test_the_lag_on_the_codes_stays_below_what_is_allowed() -> None:
     assert world.behind()
 
 
+@pytest.mark.parametrize("most", [60, 20_000])
+def test_encoders_of_unlike_pace_catch_up_in_order(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of the fast one wait in detection for those of the slow one, minutes behind it: that must not hold the
+    slow one back, and they must not be fed before."""
+    monkeypatch.setattr(alignment, "AHEAD_RECORDS", 1_000)
+    base = settings(worker={"max_codes_lag": most})
+    world = World(base, partitions=2, references=[REFERENCE])
+    world.broker.max_poll_records = 50
+    batch = rows(12_000, drift_at=6_000)
+    world.write(batch[::2], 0)
+    world.write(batch[1::2], 1)
+    fast, slow = (world.worker(name, frozenset({"encode"})) for name in ("a", "b"))
+    detector = world.worker("c", frozenset({"detect"}))
+    world.turn(fast, slow, rounds=4)
+    for _ in range(60):
+        world.turn(fast, detector, rounds=8, step_s=0.6)
+        world.turn(slow, step_s=0.6)
+    assert sum(levels_of(slow).lag.values()) > 0, "they are of unlike pace"
+    world.settle(fast, slow, detector)
+    single = World(partitions=1, references=[REFERENCE])
+    single.write(batch)
+    worker = single.worker()
+    single.settle(worker)
+    assert single.column_alerts()
+    assert told(world) == told(single)
+
+
+def levels_of(worker: Worker) -> EncodeLevels:
+    assert worker.encode is not None
+    return worker.encode.levels()
+
+
+def told(world: World) -> list[tuple[str, str, str]]:
+    return [(each["column"], each["state"], each["detected"]["time"]) for each in world.alerts()]
+
+
 def test_the_lag_of_an_encoder_that_holds_back_is_told() -> None:
     """It fetches nothing from what it has paused, so it has to ask."""
     world = World(settings(worker={"max_codes_lag": 4}), partitions=1, references=[REFERENCE])
@@ -304,7 +339,7 @@ def test_what_waits_to_be_encoded_is_bounded_in_bytes(monkeypatch: pytest.Monkey
     while world.behind():
         world.turn(worker, step_s=0.01)
         held = stage._consumer.assignment()
-        most = max(most, *(stage._merger.buffered_bytes(at) for at in held), 0)
+        most = max(most, *(stage._rows.merger.buffered_bytes(at) for at in held), 0)
         most_pending = max(most_pending, stage._pending_bytes)
     assert 0 < most <= 2_000_000 + 5 * len(value)
     assert most_pending <= 1_048_576 + len(value)

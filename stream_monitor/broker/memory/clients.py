@@ -92,7 +92,9 @@ class MemoryConsumer:
         return self._ends.get(partition)
 
     def rejoin(self) -> None:
-        """Nothing to do: no rebalance here is ever left half done."""
+        with self._broker.changed:
+            if self._seat is not None:
+                self._group.rejoin(self._seat)
 
     def close(self) -> None:
         with self._broker.changed:

@@ -84,6 +84,12 @@ class Group:
             self.assigned.pop(seat.instance, None)
             self.rebalancing = bool(self.seats)
 
+    def rejoin(self, seat: Seat) -> None:
+        """Rebalance at a member's request: a namesake that took a seat over in the middle of a rebalance does not say
+        what the older one was to give up, so that nobody is given it (as in Kafka)."""
+        if self.has(seat):
+            self.rebalancing = True
+
     def step(self, seat: Seat, partitions: Collection[TopicPartition]) -> Change | None:
         """One member's poll: join the rebalance under way, close it if all have, and tell what changed for the member.
 
