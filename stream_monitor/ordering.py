@@ -91,11 +91,10 @@ class Clock(msgspec.Struct):
     """How far the input has come, as the ticks of one codes partition tell; `offset` of the next record to be read.
 
     `elapsed_ms`: the time in which encoders were at work. `behind`: partitions that are, and when that was last said.
-    """
 
-    ADDED: ClassVar[dict[str, int]] = dict.fromkeys(
-        ("elapsed_ms", "behind", "labels_total", "label_promises", "labels_behind"), 2
-    )
+    What wire version 2 added is written in version 1 too, whose readers pass over it: ticks of version 2 may have told of
+    it by then, and a clock that forgets it would have rows fed in another order after a restore.
+    """
 
     offset: int = 0
     clock_ms: int = LONG_AGO

@@ -29,7 +29,9 @@ from stream_monitor.errors import BrokerUnavailable, OutcomeUnknown, Transaction
 BEFORE = COMMIT_STEPS[:-1]
 """Steps at which nothing of the transaction is visible yet."""
 CALL_FAULTS: Final = ("killed", "unavailable", "unavailable", "interlude")
-CALLS: Final = ("consumer", "reader", "producer", "topics", "committed", "bounds", "ends", "group offsets", "given")
+CALLS: Final = (
+    "consumer", "reader", "producer", "topics", "committed", "bounds", "ends", "group offsets", "group notes", "given",
+)  # fmt: skip
 POLL_FAULTS: Final = ("killed", "nothing", "nothing", "interlude")
 COMMIT_FAULTS: Final[Mapping[str, Sequence[str]]] = {
     "killed": COMMIT_STEPS, "interlude": COMMIT_STEPS, "aborted": BEFORE, "unknown": ("commit", "done")
