@@ -92,8 +92,8 @@ class Clock(msgspec.Struct):
 
     `elapsed_ms`: the time in which encoders were at work. `behind`: partitions that are, and when that was last said.
 
-    What wire version 2 added is written in version 1 too, whose readers pass over it: ticks of version 2 may have told of
-    it by then, and a clock that forgets it would have rows fed in another order after a restore.
+    What wire version 2 added is written in version 1 too, whose readers pass over it: ticks of version 2 may have told
+    of it by then, and a clock that forgets it would have rows fed in another order after a restore.
     """
 
     offset: int = 0
