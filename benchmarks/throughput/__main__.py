@@ -89,14 +89,11 @@ def _offline(part: str, asked: argparse.Namespace) -> list[Figure]:
 
 def _on_kafka(address: str, asked: argparse.Namespace) -> Iterator[list[Figure]]:
     """The figures of each part asked for."""
-    rate = 20_000.0
     if "main" in asked.only:
         figures = []
         for shape, (_, per_record) in SHAPES.items():
             runs = _compare(address, shape, per_record, asked)
             figures += _main_figures(shape, runs)
-            if shape == "single":
-                rate = median(map(_rate, runs["main"]))
         yield figures
     if "profile" in asked.only:
         figures = []
@@ -109,7 +106,7 @@ def _on_kafka(address: str, asked: argparse.Namespace) -> Iterator[list[Figure]]
     if "scaling" in asked.only:
         yield scaling.measure(address, min(asked.runs, 3), 3 * asked.events)
     if "latency" in asked.only:
-        yield latency.measure(address, rate / 2, 20.0)
+        yield latency.measure(address, 20.0, asked.events)
 
 
 def _compare(address: str, topic: str, per_record: int, asked: argparse.Namespace) -> dict[str, list[Told]]:

@@ -7,6 +7,8 @@ import time
 from statistics import median
 from typing import Any, Final
 
+import msgspec
+
 from benchmarks.throughput.results import Figure
 from benchmarks.throughput.worker import Watched
 from benchmarks.throughput.workload import fill, model, reference
@@ -25,16 +27,16 @@ def measure(address: str, runs: int, events: int) -> list[Figure]:
     broker.create_topics([TopicSpec("many", PARTITIONS)])
     broker.close()
     fill(address, "many", events, 1, models=MODELS)
-    found = [(_run(address, 1, events), _run(address, 2, events)) for _ in range(runs)]
-    one, two = (median(run[at]["cpu_us"] for run in found) for at in (0, 1))
-    doubled = max(run[1]["rows"] - events for run in found)
+    found = [(run(address, "many", 1, events), run(address, "many", 2, events)) for _ in range(runs)]
+    one, two = (median(each[at]["cpu_us"] for each in found) for at in (0, 1))
+    doubled = max(two_of["rows"] - events for _, two_of in found)
     figures = [
         Figure("scaling", "one worker, 16 models", "CPU", one, "µs/event"),
         Figure("scaling", "two workers, 16 models", "CPU", two, "µs/event"),
         Figure("scaling", "two workers ÷ one", "CPU", two / one, "×", 1.15, least=False),
         Figure("scaling", "two workers", "events detected twice", doubled, "", 0, least=False),
     ]
-    speed = median(run[1]["rate"] / run[0]["rate"] for run in found)
+    speed = median(two_of["rate"] / one_of["rate"] for one_of, two_of in found)
     enough = (os.cpu_count() or 1) >= 6
     case = "two workers ÷ one" if enough else f"two workers ÷ one, {os.cpu_count()} cores shared with the broker"
     return [*figures, Figure("scaling", case, "events/s", speed, "×", 1.7 if enough else None)]
@@ -53,13 +55,16 @@ def prepare(address: str, document: dict[str, Any], models: int) -> None:
     settings = Settings.model_validate(document)
     broker = KafkaBroker(settings.kafka.to_settings())
     broker.create_topics(specs(settings))
-    publish(broker, settings.topics.references, "bench", [reference(model(i), rows_used=5_000) for i in range(models)])
+    fitted = reference(rows_used=5_000)
+    named = [msgspec.structs.replace(fitted, model=model(i)) for i in range(models)]
+    publish(broker, settings.topics.references, "bench", named)
     broker.close()
 
 
-def _run(address: str, workers: int, events: int) -> dict[str, float]:
+def run(address: str, topic: str, workers: int, events: int) -> dict[str, float]:
+    """Workers on a topic that is full, of `MODELS` models at most."""
     group = f"s{time.time_ns()}"
-    documents = [settings_of(address, "many", group, name) for name in "ab"[:workers]]
+    documents = [settings_of(address, topic, group, name) for name in "ab"[:workers]]
     prepare(address, documents[0], MODELS)
     started = [Watched(document) for document in documents]
     for each in started:  # every one at work: what joining and building tables took is not counted

@@ -118,10 +118,14 @@ class Histogram:
         if not far:
             return []
         found = np.flatnonzero(significant(statistic, freedom, self.level) & ~self._engaged)
-        signals = [self._signal(row, column) for column in found.tolist()]
-        kept = [signal for signal in signals if signal.value >= params.min_effect]
-        self._engaged[[signal.column for signal in kept]] = True
-        return kept
+        signals = []
+        for column in found.tolist():
+            window = self.window(column)
+            far = self._distances(column, window)
+            if far.js_distance >= params.min_effect:  # much is significant for long that is too small to be told
+                signals.append(self._signal(row, column, window, far))
+        self._engaged[[signal.column for signal in signals]] = True
+        return signals
 
     def _expected_shares(self) -> npt.NDArray[np.floating[Any]]:
         """`[columns, codes]`: the mixture of the strata that each column's window has seen."""
@@ -144,9 +148,7 @@ class Histogram:
         mix: Floats = rows / rows.sum() if rows.sum() else np.full(len(rows), 1 / len(rows))
         return mix
 
-    def _signal(self, row: int, column: int) -> Signal:
-        window = self.window(column)
-        far = self._distances(column, window)
+    def _signal(self, row: int, column: int, window: Window, far: Distances) -> Signal:
         onset_pane = self._onset_pane(column, window.p)
         rank = self.tables.rank[0, column, : len(window.counts)].astype(np.float64)
         shift = float((window.counts / window.n - window.p) @ rank)
