@@ -1,8 +1,8 @@
 """How long it takes from an event being produced to the alert that it raises being read, at half load.
 
-Rows are those of the reference, but four times a second a feature of one stream jumps by five standard deviations for 300
-of its rows, all features of all streams in turn: it fires within a few rows, and resolves later. The time of an event is
-that of its production, and an alert names the time of the event that decided it: the difference to when a
+Rows are those of the reference, but four times a second a feature of one stream jumps by five standard deviations for
+300 of its rows, all features of all streams in turn: it fires within a few rows, and resolves later. The time of an
+event is that of its production, and an alert names the time of the event that decided it: the difference to when a
 read-committed subscriber has it is the whole way. The first seconds do not count.
 
 Half load is half of the events that the same worker takes a second of a topic that is full, as measured just before, on
@@ -87,6 +87,7 @@ def _produce(address: str, topic: str, streams: int, rate: float, seconds: float
     producer = Producer({"bootstrap.servers": address, "linger.ms": 5, "queue.buffering.max.messages": 1_000_000})
     pool = [event(row) for row in rows(POOL, seed=7)]
     calm = [orjson.dumps(document["features"]) for document in pool]
+    scores = [orjson.dumps(document["prediction"]) for document in pool]
     models = [model(i).encode() for i in range(streams)]
     left, jumping = [0] * streams, [""] * streams
     sent, jumps, began_s = 0, 0, time.monotonic()
@@ -98,13 +99,13 @@ def _produce(address: str, topic: str, streams: int, rate: float, seconds: float
         while sent < elapsed_s * rate:
             stream = sent % streams
             row = (sent // streams + 997 * stream) % POOL
-            document, features = pool[row], calm[row]
+            features = calm[row]
             if left[stream]:
                 left[stream] -= 1
-                values: Any = document["features"]
+                values: Any = pool[row]["features"]
                 features = orjson.dumps(values | {jumping[stream]: values[jumping[stream]] + 5})
-            value = b'{"model":"%b","version":"1","time":%d,"features":%b,"prediction":%.6f}' % (
-                models[stream], now_ms, features, document["prediction"],
+            value = b'{"model":"%b","version":"1","time":%d,"features":%b,"prediction":%b}' % (
+                models[stream], now_ms, features, scores[row],
             )  # fmt: skip
             producer.produce(topic, key=b"%d" % sent, value=value)
             sent += 1

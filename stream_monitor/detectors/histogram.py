@@ -121,9 +121,9 @@ class Histogram:
         signals = []
         for column in found.tolist():
             window = self.window(column)
-            far = self._distances(column, window)
-            if far.js_distance >= params.min_effect:  # much is significant for long that is too small to be told
-                signals.append(self._signal(row, column, window, far))
+            away = self._distances(column, window)
+            if away.js_distance >= params.min_effect:  # much is significant for long that is too small to be told
+                signals.append(self._signal(row, column, window, away))
         self._engaged[[signal.column for signal in signals]] = True
         return signals
 
