@@ -264,7 +264,8 @@ def _notes(plan: Plan) -> str:
         "- C4: reference of the first 26 weeks with strata by the hour of the week, dates from the known first day.\n"
         "- C5: ours is the `concept_drift` alerts of a stream's scoring, its baseline learned from the first 5,000 "
         "outcomes (`benchmarks/detection/concept.py`).\n"
-        "- D3: 5,000 rows of drift, then the reference; two windows are 4,000 rows. D4: 10⁵ rows; the gate is about "
-        "normal columns of up to 0.1 σ under references of 50,000 rows.\n"
+        "- D3: 5,000 rows of drift, then the reference; two windows are 4,000 rows. What comes and goes: four times "
+        "5,000 rows of drift and 10,000 of the reference. D4: 10⁵ rows; references of 50,000 rows unless said; "
+        "of binary columns (0.2) the rate.\n"
         "- What a part is and its seeds do not depend on the number of processes: a commit gives the same numbers."
     )
