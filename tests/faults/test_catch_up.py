@@ -32,6 +32,8 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.long]
 SEED: Final = int(os.environ.get("FAULTS_SEED", "1")) + 500
 ROWS: Final = int(os.environ.get("CATCH_UP_ROWS", "1000000"))
 BEFORE: Final = 20_000
+QUIET_MS: Final = 60_000
+"""Between what was read before and what waits: a worker at the end promises the present, by the records' clock."""
 REFERENCE_ROWS: Final = 50_000
 MODEL: Final = "shop"
 REGIONS: Final = ("EU", "US", "IN", "BR", "JP", "ZA")
@@ -101,7 +103,7 @@ def written(field: Arena) -> Tally:
     return tally
 
 
-@pytest.mark.parametrize("workers", [("a",), ("a", "b")])
+@pytest.mark.parametrize("workers", [("a",), ("a", "b")], ids=["one", "two"])
 def test_a_catch_up_after_an_outage_raises_no_alert(workers: tuple[str, ...], arena: MakeArena, report: Report) -> None:
     field = arena(
         SEED, predictions=len(REGIONS), labels=0, detection=DETECTION,
@@ -110,7 +112,7 @@ def test_a_catch_up_after_an_outage_raises_no_alert(workers: tuple[str, ...], ar
     )  # fmt: skip
     topics, known = field.settings.topics, reference()
     publish(field.broker, topics.references, f"{field.name}.{MODEL}", [known])
-    began_ms = time.time_ns() // 1_000_000 - BEFORE - ROWS
+    began_ms = time.time_ns() // 1_000_000 - BEFORE - QUIET_MS - ROWS
     field.start("a")
     field.await_log("a", "partitions")
     write(field, rows(BEFORE, began_ms, SEED + 1))
@@ -119,7 +121,7 @@ def test_a_catch_up_after_an_outage_raises_no_alert(workers: tuple[str, ...], ar
     time.sleep(2.0)
     assert set(field.stop().values()) <= {0}
 
-    waiting = rows(ROWS, began_ms + BEFORE, SEED + 2)
+    waiting = rows(ROWS, began_ms + BEFORE + QUIET_MS, SEED + 2)
     write(field, waiting)
     started_s = time.monotonic()
     for worker in workers:

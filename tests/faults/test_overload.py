@@ -55,7 +55,8 @@ def test_ten_times_more_input_than_the_workers_can_take(kafka: KafkaNode, arena:
     field.work_for(MEASURE_S)
     taken = sum(at or 0 for at in field.committed("encode", topics.predictions).values()) - before
     records_per_s = taken / MEASURE_S
-    assert records_per_s > 0
+    left = _behind(field.ends(topics.predictions), field.committed("encode", topics.predictions))
+    assert records_per_s > 0, (left, field.tails())
     moves = {instance: field.log_of(instance).count("given_up") for instance in field.workers}
     load = Load(kafka.address, topics.predictions, TIMES * records_per_s, SEED + 1)
     load.start()
