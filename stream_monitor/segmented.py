@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import log
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from stream_monitor.alerts import Across, Alert, State
 from stream_monitor.batch import CodedBatch, Extra
+from stream_monitor.compiled import njit
 from stream_monitor.monitor import Monitor
 from stream_monitor.reference import Reference, Segment
 from stream_monitor.segments import NONE, Router, levels, watched_columns
@@ -53,10 +54,11 @@ class Segmented:
         """The alerts that the rows raise, by the row of decision, those of the whole first."""
         before = self.whole.trail.last(CITED_ROWS - 1)
         alerts = self.whole.feed(batch.codes, batch.origins, batch.extras, batch.unknown)
+        beyond = np.array([extra.row for extra in batch.extras], dtype=np.intp)
         for number, rows in self._router.split(batch.codes):
             columns = self._columns[number]
-            extras = _extras(batch.extras, rows, columns) if batch.extras else ()
-            alerts += self.monitor(number).feed(batch.codes[rows[:, None], columns], batch.origins.take(rows), extras)
+            extras = _extras(batch.extras, beyond, rows, columns) if batch.extras else ()
+            alerts += self.monitor(number).feed(_part(batch.codes, rows, columns), batch.origins.take(rows), extras)
         return self._told(alerts, batch, before) if alerts else []
 
     def monitor(self, number: int) -> Monitor:
@@ -186,11 +188,22 @@ def _since(rows_since: int, rows: int, member: npt.NDArray[np.bool_] | None) -> 
     return int(own[-1 - rows_since]) if rows_since < len(own) else 0
 
 
-def _extras(extras: Sequence[Extra], rows: Rows, columns: Rows) -> list[Extra]:
-    """Those of some rows and columns, by their places there."""
-    at = {row: i for i, row in enumerate(rows.tolist())}
+def _extras(extras: Sequence[Extra], beyond: Rows, rows: Rows, columns: Rows) -> list[Extra]:
+    """Those of some rows (ascending) and columns, by their places there; `beyond`: the rows of the extras."""
+    at = np.minimum(np.searchsorted(rows, beyond), len(rows) - 1)
     of = {column: i for i, column in enumerate(columns.tolist())}
-    return [Extra(at[e.row], of[e.column], e.value) for e in extras if e.row in at and e.column in of]
+    own = np.flatnonzero(rows[at] == beyond).tolist()
+    return [Extra(int(at[i]), of[e.column], e.value) for i in own if (e := extras[i]).column in of]
+
+
+@njit
+def _part(codes: Any, rows: Any, columns: Any) -> Any:
+    """Some rows and columns; numpy takes five times as long for both at once."""
+    part = np.empty((len(rows), len(columns)), dtype=np.uint8)
+    for i in range(len(rows)):
+        for j in range(len(columns)):
+            part[i, j] = codes[rows[i], columns[j]]
+    return part
 
 
 def _listed(head: str, names: Sequence[str], most: int = 4) -> str:
