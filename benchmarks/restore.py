@@ -35,6 +35,7 @@ import numpy as np
 import structlog
 
 from stream_monitor import state as states
+from stream_monitor.association import counts_of, relations_of
 from stream_monitor.batch import CodedBatch, Origins, encode_coded
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
 from stream_monitor.broker.memory import MemoryBroker
@@ -75,7 +76,8 @@ def settings() -> Settings:
 
 
 def references(shape: Shape) -> Iterator[Reference]:
-    """Numeric columns fitted to 20,000 rows; `own`: counts drawn anew for every stream."""
+    """Numeric columns fitted to 20,000 rows, the first twenty looked at by pairs; `own`: counts drawn anew for every
+    stream."""
     rng = np.random.default_rng(1)
     distinct = min(shape.columns, 20)
     values = rng.normal(size=(20_000, distinct))
@@ -83,13 +85,17 @@ def references(shape: Shape) -> Iterator[Reference]:
         Row("m", "", "", START_MS + i, {f"f{c}": x for c, x in enumerate(row)}, None, None, None, 0, i, 0)
         for i, row in enumerate(values.tolist())
     ]
-    fitted = fit(rows, StreamKey("m0"), FitOptions(season=Season.NONE, ordered=True)).columns
-    columns = [msgspec.structs.replace(fitted[c % distinct], name=f"f{c}") for c in range(shape.columns)]
-    base = fit(rows[:100], StreamKey("m0"), FitOptions(season=Season.NONE, ordered=True))
+    base = fit(rows, StreamKey("m0"), FitOptions(season=Season.NONE, ordered=True))
+    columns = [msgspec.structs.replace(base.columns[c % distinct], name=f"f{c}") for c in range(shape.columns)]
+    relations = relations_of(base)
+    assert relations is not None
+    tables = counts_of(relations)
     for stream in range(shape.streams):
         if shape.references == "own":
             columns = [redrawn(rng, column) for column in columns]
-        yield msgspec.structs.replace(base, model=f"m{stream}", columns=columns)
+            own = (tables + rng.integers(0, 9, size=tables.shape)).astype("<u2").tobytes()
+            relations = msgspec.structs.replace(relations, tables=own)
+        yield msgspec.structs.replace(base, model=f"m{stream}", columns=columns, relations=relations)
 
 
 def redrawn(rng: np.random.Generator, column: Any) -> Any:

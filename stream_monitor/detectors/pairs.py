@@ -125,7 +125,7 @@ class Pairs:
         for i, own in enumerate(relations.levels):
             self.levels[i, : len(own)] = own
         tables = self.tables.astype(np.float64)
-        self._scores = _scores(tables, self.pairs, self.levels)
+        self._scores = _scores(tables, self.levels)
         self._expected = _expected(tables, self._scores.astype(np.float64), self.pairs)
         self._alpha = alpha * EVERY * BLOCK / len(WINDOWS)
         inputs = max(int(self.among_inputs.sum()), 1)
@@ -165,9 +165,8 @@ class Pairs:
         """Rank correlations among the inputs."""
         count = int(self.pairs[self.among_inputs].max()) + 1 if self.among_inputs.any() else 0
         matrix = np.eye(count)
-        for pair in np.flatnonzero(self.among_inputs).tolist():
-            i, j = self.pairs[pair].tolist()
-            matrix[i, j] = matrix[j, i] = self.before(pair)
+        first, second = self.pairs[self.among_inputs].T
+        matrix[first, second] = matrix[second, first] = _correlations(self.tables[self.among_inputs])
         return matrix
 
     def pace(self, times: Floats) -> None:
@@ -310,26 +309,44 @@ def _pairs_of(count: int) -> Rows:
     return pairs
 
 
-def _scores(tables: Floats, pairs: Rows, levels: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+def _scores(tables: Floats, levels: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
     """By column and level, in sixteenths of a standard deviation; 0 for levels that no code has."""
     found = np.zeros((len(levels), LEVELS), dtype=np.float32)
     for i in range(len(levels)):
-        pair = next(k for k, both in enumerate(pairs.tolist()) if i in both)
-        own = scores(margins(tables[pair])[0 if pairs[pair, 0] == i else 1])
-        used = np.unique(levels[i][levels[i] >= 0])
+        pair = max(i - 1, 0)  # the first that it is in: (0, 1), else (0, i)
+        own = scores(margins(tables[pair])[0 if i == 0 else 1])
+        used = np.flatnonzero(np.bincount(levels[i][levels[i] >= 0], minlength=LEVELS))
         found[i, used] = np.rint(own[used] * SCALE)
     return found
 
 
-def _expected(tables: Floats, by_level: Floats, pairs: Rows) -> Floats:
-    """The correlation of the rounded scores under each table."""
-    found = np.zeros(len(pairs))
-    for k, (i, j) in enumerate(pairs.tolist()):
-        share = tables[k] / max(tables[k].sum(), 1)
-        row, column = share.sum(axis=1), share.sum(axis=0)
-        s, t = by_level[i] - row @ by_level[i], by_level[j] - column @ by_level[j]
-        size = sqrt(float(row @ s**2) * float(column @ t**2))
-        found[k] = float(s @ share @ t) / size if size > 0 else 0.0
+@njit
+def _correlations(tables: Any) -> Any:
+    found = np.empty(len(tables))
+    for k in range(len(tables)):
+        found[k] = rank_correlation(tables[k].astype(np.float64))
+    return found
+
+
+@njit
+def _expected(tables: Any, by_level: Any, pairs: Any) -> Any:
+    """The correlation of the rounded scores under each table; compiled, as a restore makes them for every stream."""
+    found, size = np.zeros(len(pairs)), by_level.shape[1]
+    for k in range(len(pairs)):
+        table, s, t = tables[k], by_level[pairs[k, 0]], by_level[pairs[k, 1]]
+        total = x = y = xx = yy = xy = 0.0
+        for a in range(size):
+            for b in range(size):
+                n = float(table[a, b])
+                total += n
+                x += n * s[a]
+                y += n * t[b]
+                xx += n * s[a] * s[a]
+                yy += n * t[b] * t[b]
+                xy += n * s[a] * t[b]
+        if total > 0:  # all of them whole numbers below 2⁵³: exact up to here
+            spread = np.sqrt((xx - x * x / total) * (yy - y * y / total))
+            found[k] = (xy - x * y / total) / spread if spread > 0 else 0.0
     return found
 
 
