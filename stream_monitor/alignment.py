@@ -4,7 +4,7 @@ What an encoder writes waits in detection for the rows of those that are behind 
 the committed offset back. So each encoder leaves a note beside its committed offsets: up to which merge time the
 partition has come, while it is behind (`note`). The others read the notes, and one that is a window ahead waits until
 the one furthest behind has come along. That one is never held back: of two, one always goes on. The window is bounded
-in records and bytes, for what detection holds of them in memory, and in the messages they become, for what it has not
+in records and bytes, for what detection holds of them in memory, and in the records they become, for what it has not
 committed.
 """
 
@@ -43,8 +43,8 @@ class _Heard:
 
 @dataclass(slots=True)
 class Alignment:
-    """`most_messages`: of the window; `others_ms`: the merge time that the others' partitions that are behind have all
-    come to, NEVER without one."""
+    """`most_messages`: of the window, with ticks and the markers of transactions; `others_ms`: the merge time that the
+    others' partitions that are behind have all come to, NEVER without one."""
 
     most_messages: int
     others_ms: int = NEVER

@@ -306,10 +306,11 @@ class EncodeStage:
         offsets = {partition: self._next_offset(partition) for partition in self._consumer.assignment()}
         now_ms, promises = self._clock_ms(), [self._promises(lane, now_s) for lane in self._lanes]
         messages: list[Message] = []
+        frame = 2 * self._settings.topics.partitions  # a tick and the transaction's marker on each partition
         for lane, encode in zip(self._lanes, (self._encoder.encode, self._encoder.encode_labels), strict=True):
             lane.sort()
             made = encode(lane.pending, self.counts, now_ms)
-            lane.wrote(len(made))
+            lane.wrote(len(made) + frame)
             messages += made
         messages += self._ticks(promises)
         notes = {partition: note(promise_ms, now_ms)
@@ -326,7 +327,7 @@ class EncodeStage:
         for lane in self._lanes:
             lane.pending = []
         self._pending_bytes = 0
-        self._backpressure.wrote(len(messages))
+        self._backpressure.wrote(len(messages) + frame // 2)
         self.counts.gaps += len(self._gaps)
         self.counts.lost_records += sum(gap.lost for gap in self._gaps.values())
         self._gaps.clear()

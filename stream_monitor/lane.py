@@ -61,7 +61,7 @@ class Lane:
         return size_of([record for _, record in self.pending])
 
     def wrote(self, messages: int) -> None:
-        """What is pending becomes so many messages."""
+        """What is pending becomes so many records of the codes topic."""
         if self.pending:
             self.alignment.wrote(self.pending[-1][0], messages)
 

@@ -32,12 +32,14 @@ MEASURE_S = 20.0
 TIMES = 10
 MOST_CODES_LAG = 300
 MOST_GROWTH_MIB = 40.0
+SAVED_BYTES_PER_S = 20_000_000
+"""Every prediction waits for a label, which takes 76 bytes of state: saving is not to be what limits the workers."""
 
 
 def test_ten_times_more_input_than_the_workers_can_take(kafka: KafkaNode, arena: MakeArena, report: Report) -> None:
     """Two encoders before one detector, so that the codes are where it would pile up."""
     settings = soak_settings()
-    settings["worker"]["max_codes_lag"] = MOST_CODES_LAG
+    settings["worker"] |= {"max_codes_lag": MOST_CODES_LAG, "state_bytes_per_s": SAVED_BYTES_PER_S}
     field = arena(SEED, **settings)
     topics = field.settings.topics
     backlog = Load(kafka.address, topics.predictions, 1_000_000, SEED)
