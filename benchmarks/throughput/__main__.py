@@ -12,7 +12,10 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -20,7 +23,7 @@ from typing import Final
 from rich.console import Console
 
 from benchmarks.throughput import added, detection, flat, latency, scaling, size, start
-from benchmarks.throughput.results import PARTS, Figure, write
+from benchmarks.throughput.results import PARTS, Figure, commit, write
 from benchmarks.throughput.workload import fill
 from scripts.kafka_node import KafkaNode, free_port
 from stream_monitor.broker.kafka import KafkaBroker, KafkaSettings
@@ -57,23 +60,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     asked = parser.parse_args(arguments)
     how = "python -m benchmarks.throughput " + " ".join(arguments or sys.argv[1:])
-    for part in asked.only:
-        if part not in ON_KAFKA:
-            write(_told(_offline(part, asked)), how)
-    if ON_KAFKA.intersection(asked.only):
+    commit()  # that of all figures, before the first of them changes the report
+    failed = _measure([part for part in asked.only if part not in ON_KAFKA], partial(_offline, asked=asked), how)
+    on_kafka = [part for part in asked.only if part in ON_KAFKA]
+    if on_kafka:
         with tempfile.TemporaryDirectory() as directory:
             node = KafkaNode(Path(directory), free_port())
             node.start()
             try:
-                for figures in _on_kafka(node.address, asked):
-                    write(_told(figures), how)  # part by part: one that fails must not take the others' figures along
+                failed += _measure(on_kafka, partial(_on_kafka, node.address, asked=asked), how)
             finally:
                 node.stop()
-    return 0
+    return 1 if failed else 0
+
+
+def _measure(parts: Sequence[str], measure: Callable[[str], list[Figure]], how: str) -> list[str]:
+    """Part by part into the report: one that fails must not take the others along. Those that failed."""
+    failed = []
+    for part in parts:
+        began_s = time.monotonic()
+        console.print(f"{datetime.now():%H:%M} {part}: {PARTS[part]}", highlight=False)
+        try:
+            write(_told(measure(part)), how)
+        except Exception:
+            console.print_exception()
+            failed.append(part)
+        console.print(f"  {part} took {(time.monotonic() - began_s) / 60:.1f} min", highlight=False)
+    return failed
 
 
 def _offline(part: str, asked: argparse.Namespace) -> list[Figure]:
-    console.print(f"{part}: {PARTS[part]}", highlight=False)
     match part:
         case "detection":
             return detection.measure(asked.runs, asked.scale)
@@ -87,26 +103,23 @@ def _offline(part: str, asked: argparse.Namespace) -> list[Figure]:
             return start.measure(asked.runs)
 
 
-def _on_kafka(address: str, asked: argparse.Namespace) -> Iterator[list[Figure]]:
-    """The figures of each part asked for."""
-    if "main" in asked.only:
-        figures = []
-        for shape, (_, per_record) in SHAPES.items():
-            runs = _compare(address, shape, per_record, asked)
-            figures += _main_figures(shape, runs)
-        yield figures
-    if "profile" in asked.only:
-        figures = []
-        for shape, (case, per_record) in SHAPES.items():
-            _fill(address, f"profile-{shape}", asked.events, per_record)
-            told = [_process("profile", address, f"profile-{shape}", asked.events, per_record)
-                    for _ in range(min(asked.runs, 3) + 1)]  # fmt: skip
-            figures += _profile_figures(case, told[1:])
-        yield figures
-    if "scaling" in asked.only:
-        yield scaling.measure(address, min(asked.runs, 3), 3 * asked.events)
-    if "latency" in asked.only:
-        yield latency.measure(address, 20.0, asked.events)
+def _on_kafka(address: str, part: str, asked: argparse.Namespace) -> list[Figure]:
+    figures = []
+    match part:
+        case "main":
+            for shape, (_, per_record) in SHAPES.items():
+                figures += _main_figures(shape, _compare(address, shape, per_record, asked))
+        case "profile":
+            for shape, (case, per_record) in SHAPES.items():
+                _fill(address, f"profile-{shape}", asked.events, per_record)
+                told = [_process("profile", address, f"profile-{shape}", asked.events, per_record)
+                        for _ in range(min(asked.runs, 3) + 1)]  # fmt: skip
+                figures += _profile_figures(case, told[1:])
+        case "scaling":
+            figures = scaling.measure(address, min(asked.runs, 3), 3 * asked.events)
+        case _:
+            figures = latency.measure(address, 20.0, asked.events)
+    return figures
 
 
 def _compare(address: str, topic: str, per_record: int, asked: argparse.Namespace) -> dict[str, list[Told]]:

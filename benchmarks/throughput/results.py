@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +63,7 @@ def write(figures: Sequence[Figure], how: str) -> None:
     kept = [record for record in _read() if record["test"] not in measured]
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
     load = os.getloadavg()[2]
-    stamp = f"`{how}` at {_commit()}, {now} UTC, load average {load:.1f} before and during it"
+    stamp = f"`{how}` at {commit()}, {now} UTC, load average {load:.1f} before and during it"
     fresh = [{**figure.record(), "measured": stamp} for figure in figures]
     order = list(PARTS)
     records = sorted(kept + fresh, key=lambda record: order.index(str(record["test"])))
@@ -70,8 +71,9 @@ def write(figures: Sequence[Figure], how: str) -> None:
     JSON.with_suffix(".md").write_text("\n".join(_lines(records)) + "\n")
 
 
-def _commit() -> str:
-    """Of the tree that was measured."""
+@cache
+def commit() -> str:
+    """Of the tree that is measured, as it was when this was first asked: a report that is written changes the tree."""
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=HOME, capture_output=True, text=True, check=False
     )
