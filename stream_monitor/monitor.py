@@ -23,7 +23,8 @@ from stream_monitor.alerts import (
 from stream_monitor.batch import Extra, Origins, Unknown
 from stream_monitor.book import Entry
 from stream_monitor.detectors.ensemble import PANE_ROWS, DetectorSet
-from stream_monitor.detectors.pairs import BLOCK, EVERY
+from stream_monitor.detectors.pair_sums import BLOCK
+from stream_monitor.detectors.pairs import EVERY
 from stream_monitor.detectors.recovery import Reason, Strength, decide, reopened, strength
 from stream_monitor.detectors.signal import Signal
 from stream_monitor.heavy import HeavyNames

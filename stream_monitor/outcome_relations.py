@@ -13,7 +13,8 @@ import numpy.typing as npt
 from stream_monitor.alerts import Alert, AlertKind
 from stream_monitor.batch import Origins
 from stream_monitor.detectors.outcome_pairs import OutcomePairs
-from stream_monitor.detectors.pairs import BLOCK, EVERY
+from stream_monitor.detectors.pair_sums import BLOCK
+from stream_monitor.detectors.pairs import EVERY
 from stream_monitor.outcome_levels import Packed, label_levels, mark_of, unpack
 from stream_monitor.reference import OutcomeRelations, StreamKey
 from stream_monitor.relations import Policy, Relating

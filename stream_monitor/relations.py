@@ -27,7 +27,8 @@ from stream_monitor.alerts import (
     State,
     alert_id,
 )
-from stream_monitor.detectors.pairs import CLOSELY, KEPT, Pairs, Verdict
+from stream_monitor.detectors.pair_sums import KEPT
+from stream_monitor.detectors.pairs import CLOSELY, Pairs, Verdict
 from stream_monitor.errors import WireError
 from stream_monitor.events import DATES_MS
 from stream_monitor.lifecycle import ENOUGH

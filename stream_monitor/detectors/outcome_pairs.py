@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from stream_monitor.association import rank_correlation
 from stream_monitor.compiled import njit
-from stream_monitor.detectors.pairs import BLOCK, EVERY, LOOSE, WINDOWS, Codes, Pairs, Rows, Verdict
+from stream_monitor.detectors.pair_sums import BLOCK, WINDOWS
+from stream_monitor.detectors.pairs import EVERY, LOOSE, Codes, Pairs, Rows, Verdict
 from stream_monitor.reference import LEVELS, OutcomeRelations
 
 LABEL: Final = "label"

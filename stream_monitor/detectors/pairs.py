@@ -35,40 +35,26 @@ import numpy.typing as npt
 from stream_monitor.association import (
     counts_of,
     margins,
-    mean_log,
-    moment,
     rank_correlation,
-    rate,
     scores,
-    selected,
-    smoothed,
-    transformed,
 )
 from stream_monitor.compiled import njit
+from stream_monitor.detectors.pair_judge import FEWEST, judge, steps_of
+from stream_monitor.detectors.pair_sums import BLOCK, KEPT, SCALE, WINDOWS, move_on
 from stream_monitor.reference import LEVELS, Reference, Relations, Role
 
 Codes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
-BLOCK: Final = 100
 EVERY: Final = 2
 """Blocks between two looks."""
-WINDOWS: Final = (2, 4, 9)
-"""In blocks; the longest is what a trail holds for certain after a restart."""
-KEPT: Final = WINDOWS[-1]
-FEWEST: Final = 100
-"""Rows of a pair that have a place in both orders, for a judgement."""
-SCALE: Final = 16
-"""Scores are rounded to sixteenths of a standard deviation."""
 CLOSELY: Final = 3 * EVERY * BLOCK
 """Rows between two looks at pairs of columns that drift."""
 LOOSE: Final = 0.7
 """What part of a judgement's bar the screen asks for."""
 JOINT_SHARE: Final = 0.5
 """Of the budget, for the pairs of inputs; the rest is for the pairs with a prediction."""
-LEAST_VARIANCE: Final = 0.001 * SCALE**2
-"""Of a window's scores, for a correlation."""
 MOST: Final = 256
 """Pairs that are judged at one look, at most: those that stand out most."""
 ONSET_SLACK: Final = 5.0
@@ -257,7 +243,7 @@ class Pairs:
         if rows - first < FEWEST:
             return None
         result = np.zeros(6)
-        n = _judge(
+        n = judge(
             ring, first, rows, int(self.places[i]), int(self.places[j]), self.levels[i], self.levels[j],
             self._table(pair), result,
         )  # fmt: skip
@@ -270,7 +256,7 @@ class Pairs:
         """The likeliest and the earliest plausible row of a change's onset."""
         i, j = self.pairs[verdict.pair].tolist()
         first = max(rows - KEPT * BLOCK, 0)
-        steps = _steps(
+        steps = steps_of(
             ring, verdict.first_row, first, rows, int(self.places[i]), int(self.places[j]), self.levels[i],
             self.levels[j], self._table(verdict.pair), verdict.excess,
         )  # fmt: skip
@@ -292,7 +278,7 @@ class Pairs:
             np.zeros(windows, dtype=np.int64), np.empty((windows, pairs), dtype=np.int64), np.empty((windows, pairs)),
             np.zeros(windows),
         )  # fmt: skip
-        _steps_on(
+        move_on(
             ring, begin, block, self.places, self.levels, self._scores, self._products, self._sums, self._all_products,
             self._all_sums, self._expected, self._bounds, self._weights, self.among_inputs, either, screen.squares,
             screen.standing, screen.found, screen.total,
@@ -360,185 +346,3 @@ def _sum_bar(matrix: Floats, x: float) -> float:
     spread *= len(spread) / max(float(spread.sum()), 1e-9)
     bar = spread.sum() + 2 * sqrt(float(spread @ spread) * x) + 2 * float(spread.max()) * x
     return float(f"{bar:.9g}")  # eigenvalues differ in the last bit between machines
-
-
-@njit
-def _steps_on(
-    ring: Any, begin: int, stop: int, places: Any, levels: Any, table: Any, products: Any, sums: Any, all_products: Any,
-    all_sums: Any, expected: Any, bounds: Any, weights: Any, among: Any, either: Any, squares: Any, standing: Any,
-    found: Any, total: Any,
-) -> None:  # fmt: skip
-    """Move all windows on by blocks; then, by window, the pairs that stand out, all squares, and the sum of those of
-    steady pairs of inputs."""
-    for block in range(begin, stop):
-        _move(ring, block, places, levels, table, products, sums, all_products, all_sums)
-    count = len(places)
-    mean, size = np.empty(count), np.empty(count)
-    for w, blocks in enumerate(WINDOWS):
-        each = 1.0 / (blocks * BLOCK)
-        for i in range(count):
-            mean[i] = all_sums[w, i] * each
-            variance = all_products[w, i * (i + 3) // 2] * each - mean[i] ** 2
-            size[i] = 1 / np.sqrt(variance) if variance > LEAST_VARIANCE else 0.0
-        pair = out = 0
-        summed = 0.0
-        for i in range(count):
-            for j in range(i + 1, count):
-                r = (all_products[w, j * (j + 1) // 2 + i] * each - mean[i] * mean[j]) * size[i] * size[j]
-                away = r - expected[pair] if size[i] * size[j] > 0 else 0.0
-                square = weights[w, pair] * away * away
-                squares[w, pair] = square
-                if among[pair] and not either[pair]:
-                    summed += square
-                if away < bounds[0, w, pair] or away > bounds[1, w, pair]:
-                    standing[w, out] = pair
-                    out += 1
-                pair += 1
-        found[w], total[w] = out, summed
-
-
-@njit
-def _move(
-    ring: Any, block: int, places: Any, levels: Any, table: Any, products: Any, sums: Any, all_products: Any,
-    all_sums: Any,
-) -> None:  # fmt: skip
-    """One block into all windows, and the oldest of each out. Sums of products are the lower triangle, row by row."""
-    count, slot = len(places), block % KEPT
-    for w, blocks in enumerate(WINDOWS):
-        old = (block - blocks) % KEPT
-        for i in range(count):
-            all_sums[w, i] -= sums[old, i]
-        for k in range(products.shape[1]):
-            all_products[w, k] -= products[old, k]
-    products[slot] = 0
-    sums[slot] = 0
-    own = np.empty(count, dtype=np.float32)
-    for row in range(block * BLOCK, (block + 1) * BLOCK):
-        at = row % len(ring)
-        for i in range(count):
-            code = ring[at, places[i]]
-            level = levels[i, code] if code < levels.shape[1] else -1  # `_level`, without a view of the row
-            own[i] = table[i, level] if level >= 0 else np.float32(0.0)
-        for i in range(count):
-            value, first = own[i], i * (i + 1) // 2
-            line = products[slot, first : first + i + 1]
-            sums[slot, i] += value
-            for j in range(i + 1):
-                line[j] += value * own[j]
-    for w in range(len(WINDOWS)):
-        for i in range(count):
-            all_sums[w, i] += sums[slot, i]
-        for k in range(products.shape[1]):
-            all_products[w, k] += products[slot, k]
-
-
-@njit
-def _level(levels: Any, code: int) -> int:
-    """A code's level; −1 for one that is not of the reference, too."""
-    found: int = levels[code] if code < len(levels) else -1
-    return found
-
-
-@njit
-def _counts(ring: Any, first: int, stop: int, a: int, b: int, of_a: Any, of_b: Any) -> Any:
-    table = np.zeros((LEVELS, LEVELS))
-    for row in range(first, stop):
-        x, y = _level(of_a, ring[row % len(ring), a]), _level(of_b, ring[row % len(ring), b])
-        if x >= 0 and y >= 0:
-            table[x, y] += 1
-    return table
-
-
-@njit
-def _within(
-    ring: Any, first: int, stop: int, a: int, b: int, of_a: Any, of_b: Any, s: Any, t: Any, sign: float
-) -> float:  # fmt: skip
-    """The correlation of scores within the blocks of a window, without the block that speaks most for `sign`."""
-    sums = np.zeros((KEPT + 2, 3))
-    blocks = 0
-    begin = first
-    while begin < stop:
-        end = min((begin // BLOCK + 1) * BLOCK, stop)
-        n = x = y = xx = yy = xy = 0.0
-        for row in range(begin, end):
-            p, q = _level(of_a, ring[row % len(ring), a]), _level(of_b, ring[row % len(ring), b])
-            if p >= 0 and q >= 0:
-                n += 1
-                x += s[p]
-                y += t[q]
-                xx += s[p] ** 2
-                yy += t[q] ** 2
-                xy += s[p] * t[q]
-        if n > 0:
-            sums[blocks, 0], sums[blocks, 1], sums[blocks, 2] = xx - x * x / n, yy - y * y / n, xy - x * y / n
-            blocks += 1
-        begin = end
-    total = sums.sum(axis=0)
-    worst = np.inf
-    for each in range(blocks if blocks > 1 else 0):
-        xx, yy, xy = total[0] - sums[each, 0], total[1] - sums[each, 1], total[2] - sums[each, 2]
-        r = xy / np.sqrt(xx * yy) if xx > 1e-9 and yy > 1e-9 else -sign
-        worst = min(worst, r * sign)
-    return worst * sign if blocks > 1 else 0.0
-
-
-@njit
-def _edges(counts: Any, trained: Any) -> tuple[Any, Any, float, float]:
-    """The two tables with the window's margins that the reference explains, and their correlations."""
-    n = counts.sum()
-    sums = margins(counts) / n
-    s, t = scores(sums[0]), scores(sums[1])
-    shares = smoothed(trained)
-    odds, copula = selected(shares, sums[0], sums[1]), transformed(shares, sums[0], sums[1])
-    return odds, copula, moment(odds, s, t), moment(copula, s, t)
-
-
-@njit
-def _judge(
-    ring: Any, first: int, stop: int, a: int, b: int, of_a: Any, of_b: Any, trained: Any, result: Any
-) -> int:  # fmt: skip
-    """Fills now, low, high, excess, Λ, θ; returns the rows that had a place in both orders."""
-    counts = _counts(ring, first, stop, a, b, of_a, of_b)
-    n = int(counts.sum())
-    if n < FEWEST:
-        return n
-    sums = margins(counts)
-    s, t = scores(sums[0]), scores(sums[1])
-    if np.abs(s).max() == 0 or np.abs(t).max() == 0:
-        return 0
-    now = moment(counts, s, t)
-    odds, copula, of_odds, of_copula = _edges(counts, trained)
-    low, high = min(of_odds, of_copula), max(of_odds, of_copula)
-    result[0], result[1], result[2] = now, low, high
-    if low <= now <= high:
-        return n
-    sign, edge = (1.0, high) if now > high else (-1.0, low)
-    inner = _within(ring, first, stop, a, b, of_a, of_b, s, t, sign)
-    excess = min(abs(now - edge), max((inner - edge) * sign, 0.0)) * sign
-    result[3] = excess
-    if excess != 0:
-        table = odds if edge == of_odds else copula
-        result[4], result[5] = rate(table, s, t, edge + excess)
-    return n
-
-
-@njit
-def _steps(
-    ring: Any, changed: int, first: int, stop: int, a: int, b: int, of_a: Any, of_b: Any, trained: Any, excess: float
-) -> Any:  # fmt: skip
-    """Log-likelihood ratios of the rows `first …`, of the change found in the rows `changed …` against none."""
-    counts = _counts(ring, changed, stop, a, b, of_a, of_b)
-    sums = margins(counts)
-    s, t = scores(sums[0]), scores(sums[1])
-    odds, copula, of_odds, of_copula = _edges(counts, trained)
-    upper = of_odds > of_copula
-    table = odds if upper == (excess > 0) else copula
-    edge = max(of_odds, of_copula) if excess > 0 else min(of_odds, of_copula)
-    _, theta = rate(table, s, t, edge + excess)
-    normal = mean_log(table, s, t, theta)
-    steps = np.zeros(stop - first)
-    for row in range(first, stop):
-        p, q = _level(of_a, ring[row % len(ring), a]), _level(of_b, ring[row % len(ring), b])
-        if p >= 0 and q >= 0:
-            steps[row - first] = theta * s[p] * t[q] - normal
-    return steps
