@@ -5,8 +5,8 @@ Rows are those of the reference, but four times a second a feature of one stream
 event is that of its production, and an alert names the time of the event that decided it: the difference to when a
 read-committed subscriber has it is the whole way. The first seconds do not count.
 
-Half load is half of the events that the same worker takes a second of a topic that is full, as measured just before, on
-the same machine and beside whatever else runs there: the load is what was asked for only as long as that stays so.
+Half load is half of the events of as many streams that a worker takes a second of a full topic, as measured just before
+on the same machine and beside whatever else runs there: the load is what was asked for only as long as that stays so.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from stream_monitor.broker.protocol import TopicSpec
 
 CASES: Final = ((1, 1.0), (10, 1.0), (100, 1.0), (100, 0.25))
 """(streams, commit interval in seconds; 1.0 is the default)."""
-FULL: Final = "half-load"
 WARM_S: Final = 12.0
 SLICE_S: Final = 0.02
 JUMPS_A_SECOND: Final = 4
@@ -40,13 +39,9 @@ POOL: Final = 40_000
 
 def measure(address: str, seconds: float, events: int) -> list[Figure]:
     """`events`: of the topic that half load is measured on."""
-    broker = KafkaBroker(KafkaSettings((address,)))
-    broker.create_topics([TopicSpec(FULL, 6)])
-    broker.close()
-    fill(address, FULL, events, 1, models=10)
     figures = []
     for streams, interval_s in CASES:
-        rate = run(address, FULL, 1, events)["rate"] / 2
+        rate = _most(address, streams, events) / 2
         late = _run(address, streams, interval_s, rate, seconds)
         case = f"{streams} streams, commit every {interval_s:g} s, {rate:,.0f} events/s, {len(late):,} alerts"
         default = interval_s == 1.0
@@ -54,6 +49,16 @@ def measure(address: str, seconds: float, events: int) -> list[Figure]:
             value = float(np.percentile(late, share))
             figures.append(Figure("latency", case, f"p{share}", value, "s", gate if default else None, least=False))
     return figures
+
+
+def _most(address: str, streams: int, events: int) -> float:
+    """Events a second that a worker takes of a topic with events of so many streams."""
+    topic = f"full-{streams}-{time.time_ns()}"
+    broker = KafkaBroker(KafkaSettings((address,)))
+    broker.create_topics([TopicSpec(topic, 6)])
+    broker.close()
+    fill(address, topic, events, 1, models=streams)
+    return run(address, topic, 1, events, models=streams)["rate"]
 
 
 def _run(address: str, streams: int, interval_s: float, rate: float, seconds: float) -> list[float]:

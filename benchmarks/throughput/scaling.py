@@ -61,11 +61,11 @@ def prepare(address: str, document: dict[str, Any], models: int) -> None:
     broker.close()
 
 
-def run(address: str, topic: str, workers: int, events: int) -> dict[str, float]:
-    """Workers on a topic that is full, of `MODELS` models at most."""
+def run(address: str, topic: str, workers: int, events: int, models: int = MODELS) -> dict[str, float]:
+    """Workers on a topic that is full, of so many models."""
     group = f"s{time.time_ns()}"
     documents = [settings_of(address, topic, group, name) for name in "ab"[:workers]]
-    prepare(address, documents[0], MODELS)
+    prepare(address, documents[0], models)
     started = [Watched(document) for document in documents]
     for each in started:  # every one at work: what joining and building tables took is not counted
         each.wait(lambda last: last["rows"] > 0)
