@@ -164,8 +164,11 @@ class Pairs:
             reach = LOOSE * np.sqrt(2 * bar / np.maximum(rows - 3, 1e-9))
             center = np.arctanh(np.clip(self._expected, -0.999, 0.999))
             low, high = np.tanh(center - reach), np.tanh(center + reach)
-            self._bounds[0, w] = np.minimum(low - self._expected, -LOOSE * self.min_change)
-            self._bounds[1, w] = np.maximum(high - self._expected, LOOSE * self.min_change)
+            least = np.minimum(low - self._expected, -LOOSE * self.min_change).astype(np.float32)
+            most = np.maximum(high - self._expected, LOOSE * self.min_change).astype(np.float32)
+            # Rounded inwards, so that half the bytes let through to judgement whatever the whole would have.
+            self._bounds[0, w] = np.nextafter(least, np.float32(0))
+            self._bounds[1, w] = np.nextafter(most, np.float32(0))
             self._weights[w] = rows / (1 - np.clip(self._expected, -0.999, 0.999) ** 2) ** 2
 
     @property
