@@ -24,13 +24,13 @@ from rich.console import Console
 
 from benchmarks.throughput import added, detection, flat, latency, scaling, size, start
 from benchmarks.throughput.results import PARTS, Figure, commit, write
-from benchmarks.throughput.workload import fill
+from benchmarks.throughput.workload import fill, fill_labels
 from scripts.kafka_node import KafkaNode, free_port
 from stream_monitor.broker.kafka import KafkaBroker, KafkaSettings
 from stream_monitor.broker.protocol import TopicSpec
 
 PARTITIONS: Final = 6
-ON_KAFKA: Final = frozenset({"main", "profile", "scaling", "latency"})
+ON_KAFKA: Final = frozenset({"main", "profile", "added", "scaling", "latency"})
 WORDS: Final = {
     "main": "main job, one worker, both stages",
     "plain": "(a) plain consumer: kafka-python, orjson, river ADWIN + PageHinkley + Histogram",
@@ -95,8 +95,6 @@ def _offline(part: str, asked: argparse.Namespace) -> list[Figure]:
             return detection.measure(asked.runs, asked.scale)
         case "flat":
             return flat.measure(max(asked.runs // 2, 1), asked.scale)
-        case "added":
-            return added.measure(asked.runs, asked.scale)
         case "size":
             return size.measure(asked.scale)
         case _:
@@ -115,11 +113,32 @@ def _on_kafka(address: str, part: str, asked: argparse.Namespace) -> list[Figure
                 told = [_process("profile", address, f"profile-{shape}", asked.events, per_record)
                         for _ in range(min(asked.runs, 3) + 1)]  # fmt: skip
                 figures += _profile_figures(case, told[1:])
+        case "added":
+            figures = _added(address, asked)
         case "scaling":
             figures = scaling.measure(address, min(asked.runs, 3), 3 * asked.events)
         case _:
             figures = latency.measure(address, 20.0, asked.events)
     return figures
+
+
+def _added(address: str, asked: argparse.Namespace) -> list[Figure]:
+    _fill(address, "added", asked.events, 1)
+    _fill(address, "added-labelled", asked.events, 1, labelled=True)
+    half = asked.events // 2
+    _fill(address, "added-half", half, 1)
+    broker = KafkaBroker(KafkaSettings((address,)))
+    broker.create_topics([TopicSpec("added-labels", PARTITIONS)])
+    broker.close()
+    fill_labels(address, "added-labels", half)
+
+    def run(case: str) -> Told:
+        topic, labels = added.topics_of(case)
+        told = _process(f"added-{case}", address, topic, half if labels else asked.events, 1)
+        console.print(f"  {case:<9} {_cpu_us(told):>7.2f} µs a record", highlight=False)
+        return told
+
+    return added.figures(asked.runs, run)
 
 
 def _compare(address: str, topic: str, per_record: int, asked: argparse.Namespace) -> dict[str, list[Told]]:
@@ -137,11 +156,11 @@ def _compare(address: str, topic: str, per_record: int, asked: argparse.Namespac
     return runs
 
 
-def _fill(address: str, topic: str, events: int, per_record: int) -> None:
+def _fill(address: str, topic: str, events: int, per_record: int, *, labelled: bool = False) -> None:
     broker = KafkaBroker(KafkaSettings((address,)))
     broker.create_topics([TopicSpec(topic, PARTITIONS)])
     broker.close()
-    size = fill(address, topic, events, per_record)
+    size = fill(address, topic, events, per_record, labelled=labelled)
     console.print(f"{topic}: {events:,} events of {size:.0f} bytes, {per_record} a record", highlight=False)
 
 

@@ -19,6 +19,7 @@ from confluent_kafka import Consumer
 from kafka import KafkaConsumer
 from river import drift, sketch
 
+from benchmarks.throughput import added
 from benchmarks.throughput.stages import Stages
 from benchmarks.throughput.workload import reference
 from stream_monitor import collector
@@ -139,22 +140,31 @@ def confluent(address: str, topic: str, events: int, per_record: int) -> dict[st
 
 
 def main_job(
-    address: str, topic: str, events: int, _per_record: int, on_start: Callable[[], None] = lambda: None
+    address: str,
+    topic: str,
+    events: int,
+    _per_record: int,
+    on_start: Callable[[], None] = lambda: None,
+    case: str = added.WITHOUT,
 ) -> dict[str, float]:
-    """Both stages of our worker, until every event is detected; a group and topics of its own."""
+    """Both stages of our worker, until every event is detected and every label joined; with a group and topics of its
+    own."""
+    labels = added.topics_of(case)[1]
     settings = Settings.model_validate(
         {"kafka": {"bootstrap_servers": [address]}, "group": f"b{time.time_ns()}", "instance": "a",
-         "topics": {"predictions": topic, "alerts": f"alerts-{time.time_ns()}"}}
+         "topics": {"predictions": topic, "labels": labels, "alerts": f"alerts-{time.time_ns()}"},
+         **added.settings_of(case)}
     )  # fmt: skip
     broker = KafkaBroker(settings.kafka.to_settings())
     broker.create_topics(specs(settings))
-    publish(broker, settings.topics.references, "bench", [reference()])
+    known = reference() if case == added.WITHOUT else added.reference_of(case, reference().stream)
+    publish(broker, settings.topics.references, "bench", [known])
     worker = Worker(settings, broker)
     collector.settle()  # as `worker.run` does
     assert worker.encode is not None
     assert worker.detect is not None
     deadline_s, watch, busy = time.monotonic() + PATIENCE_S, None, False
-    while worker.detect.counts.rows < events:
+    while worker.detect.counts.rows < events or worker.detect.counts.labels < (events if labels else 0):
         if time.monotonic() > deadline_s:
             raise RuntimeError(f"{worker.detect.counts.rows} of {events} events after {PATIENCE_S:g} s")
         busy = worker.step(0.0 if busy else 0.1)
@@ -162,7 +172,7 @@ def main_job(
             watch = Stopwatch()
             on_start()
     assert watch is not None  # as above
-    told = watch.told(worker.detect.counts.rows)
+    told = watch.told(worker.detect.counts.rows + worker.detect.counts.labels)
     worker.close()
     broker.close()
     return told | {"alerts": worker.detect.counts.alerts.total()}
@@ -176,7 +186,12 @@ def profiled(address: str, topic: str, events: int, per_record: int) -> dict[str
     return told | {f"stage {name}": spent_s for name, spent_s in stages.spent_s.items()}
 
 
+def _with(case: str) -> Callable[[str, str, int, int], dict[str, float]]:
+    return lambda address, topic, events, per_record: main_job(address, topic, events, per_record, case=case)
+
+
 NAMES: Final = {
+    **{f"added-{case}": _with(case) for case in added.CASES},
     "profile": profiled,
     "poll": poll_only,
     "parse": poll_parse,

@@ -63,12 +63,16 @@ def event(row: Row) -> dict[str, object]:
     }  # fmt: skip
 
 
-def fill(address: str, topic: str, count: int, per_record: int, models: int = 1) -> float:
+def label_of(row: Row) -> int:
+    return int(row.features["feature_00"] > 0)
+
+
+def fill(address: str, topic: str, count: int, per_record: int, models: int = 1, *, labelled: bool = False) -> float:
     """Write `count` events, `per_record` to a record (an array if more than one); mean bytes of an event."""
     producer = Producer({"bootstrap.servers": address, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000})
     written, batch = 0, []
     for number, row in enumerate(rows(count, seed=2, models=models), 1):
-        batch.append(event(row))
+        batch.append(event(row) | ({"label": label_of(row)} if labelled else {}))
         if len(batch) == per_record or number == count:
             value = orjson.dumps(batch if per_record > 1 else batch[0])
             written += len(value)
@@ -78,3 +82,15 @@ def fill(address: str, topic: str, count: int, per_record: int, models: int = 1)
     if producer.flush(120):
         raise RuntimeError(f"the broker at {address} did not take all events")
     return written / count
+
+
+def fill_labels(address: str, topic: str, count: int) -> None:
+    """Write the labels of the first `count` events, in a record each."""
+    producer = Producer({"bootstrap.servers": address, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000})
+    for row in rows(count, seed=2):
+        producer.produce(
+            topic, key=row.id, value=orjson.dumps({"model": row.model, "id": row.id, "label": label_of(row)})
+        )
+        producer.poll(0)
+    if producer.flush(120):
+        raise RuntimeError(f"the broker at {address} did not take all labels")
