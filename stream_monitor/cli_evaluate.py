@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from stream_monitor.evaluate_outcomes import OutcomeReport
-    from stream_monitor.evaluation import ColumnReport, Report, StreamReport
+    from stream_monitor.evaluation import ColumnReport, RelationReport, Report, StreamReport
     from stream_monitor.events import Row
 
 EXAMPLE = (
@@ -118,6 +118,8 @@ def _show(console: object, report: Report) -> None:
         console.print(*_foot(stream), sep="\n", highlight=False, soft_wrap=True)
         if stream.segments:
             console.print(_segments(stream))
+        if stream.relations is not None:
+            console.print(_relations(stream.relations), highlight=False, soft_wrap=True)
         if stream.outcomes is not None:
             console.print(*_outcomes(stream.outcomes), sep="\n", highlight=False, soft_wrap=True)
     if report.rows_without_reference:
@@ -167,12 +169,22 @@ def _segments(stream: StreamReport) -> Table:
     return table
 
 
+def _alarms(alarms: Mapping[str, int], promised: float) -> str:
+    from rich.markup import escape
+
+    told = ", ".join(f"{escape(name)} {count}" for name, count in alarms.items()) or "none"
+    return f"alarms: {told} (promised {promised:.2g} per 10⁶)"
+
+
+def _relations(relations: RelationReport) -> str:
+    alarms = _alarms(relations.alarms, relations.promised_per_million)
+    return f"[bold]relations[/] with the prediction and among inputs; {alarms}"
+
+
 def _outcomes(outcomes: OutcomeReport) -> Iterator[str]:
     from rich.markup import escape
 
-    alarms = ", ".join(f"{escape(name)} {count}" for name, count in outcomes.alarms.items()) or "none"
-    promised = f"promised {outcomes.promised_per_million:.2g} per 10⁶"
-    yield f"[bold]{outcomes.outcomes:,} labels[/]; alarms: {alarms} ({promised})"
+    yield f"[bold]{outcomes.outcomes:,} labels[/]; {_alarms(outcomes.alarms, outcomes.promised_per_million)}"
     for each in outcomes.metrics:
         before = "" if each.reference is None else f", in training {each.reference:.3g}"
         yield f"  {each.metric} {each.value:.3g} ({each.low:.3g} – {each.high:.3g} over {each.n:,}){before}"

@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from stream_monitor.alerts import State
+from stream_monitor.alerts import AlertKind, State
+from stream_monitor.association import relations_of
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
 from stream_monitor.config import Settings
 from stream_monitor.dependence import mid_ranks
@@ -24,7 +25,15 @@ from stream_monitor.encode import Binner
 from stream_monitor.encoder import categorical, route
 from stream_monitor.errors import DataError
 from stream_monitor.evaluate_outcomes import MOST, OutcomeReport, SegmentReport, outcome_report, segment_reports
-from stream_monitor.evaluation import ColumnReport, Report, StreamReport, at_most, recommend, why_exclude
+from stream_monitor.evaluation import (
+    ColumnReport,
+    RelationReport,
+    Report,
+    StreamReport,
+    at_most,
+    recommend,
+    why_exclude,
+)
 from stream_monitor.events import Row
 from stream_monitor.incidents import about_outcomes
 from stream_monitor.privacy import veil_of
@@ -32,7 +41,7 @@ from stream_monitor.reference import Reference, Season, StreamKey
 from stream_monitor.replay import Replay, Summary
 from stream_monitor.season import Hours, choose, explained
 from stream_monitor.segments import segment_budget, whole_budget
-from stream_monitor.streams import StreamFactory
+from stream_monitor.streams import RELATIONS_SHARE, StreamFactory
 from stream_monitor.trials import RANGES, Trials
 
 Codes = npt.NDArray[np.uint8]
@@ -131,6 +140,7 @@ def assess(
     for number_, (key, stream) in enumerate(watched.items()):
         report = _stream_report(key, stream, replayed, settings)
         report.segments = _segments(key, gathered, settings)
+        report.relations = _relations(key, gathered, settings)
         report.outcomes = _outcomes(key, gathered, settings, limits)
         for step, _ in enumerate(_seek(report, stream, settings, limits)):
             advance(number_ * len(RANGES) + step + 1, steps)
@@ -150,6 +160,17 @@ def _segments(key: StreamKey, gathered: Gathered, settings: Settings) -> list[Se
     }
     budget = segment_budget(gathered.watched[key].reference, settings.for_model(key.model).detection.budget_events)
     return list(segment_reports(stream, alarms, budget))
+
+
+def _relations(key: StreamKey, gathered: Gathered, settings: Settings) -> RelationReport | None:
+    reference = gathered.watched[key].reference
+    detection = settings.for_model(key.model).detection
+    if relations_of(reference) is None or not detection.relations.enabled:
+        return None
+    fired = {name: seen.fired for name, seen in gathered.replayed.streams[key].columns.items()
+             if seen.fired and seen.first is not None and seen.first.kind is AlertKind.CORRELATION_DRIFT
+             and not about_outcomes(seen.first)}  # fmt: skip
+    return RelationReport(fired, 1e6 * RELATIONS_SHARE / whole_budget(reference, detection.budget_events))
 
 
 def _outcomes(key: StreamKey, gathered: Gathered, settings: Settings, limits: Limits) -> OutcomeReport | None:

@@ -46,8 +46,18 @@ class ColumnReport:
 
 
 @dataclass(slots=True)
+class RelationReport:
+    """`alarms`: changed relations of inputs with the prediction, and among themselves (`inputs`), by what alerts call
+    them; `promised_per_million`: of all of them together."""
+
+    alarms: dict[str, int]
+    promised_per_million: float
+
+
+@dataclass(slots=True)
 class StreamReport:
-    """One stream. `events_per_week` None: the rows carry no times; `outcomes` None: there are no labels."""
+    """One stream. `events_per_week` None: the rows carry no times; `outcomes` None: there are no labels; `relations`
+    None: the reference has none."""
 
     model: str
     stream: str
@@ -60,6 +70,7 @@ class StreamReport:
     notes: list[str] = field(default_factory=list)
     segments: list[SegmentReport] = field(default_factory=list)
     outcomes: OutcomeReport | None = None
+    relations: RelationReport | None = None
 
 
 @dataclass(slots=True)

@@ -211,6 +211,18 @@ def test_an_input_whose_relation_with_the_label_changed_is_an_alarm() -> None:
     assert outcomes.alarms["x ~ label"] == 1
 
 
+def test_relations_that_changed_are_alarms() -> None:
+    relations = quiet().streams[0].relations
+    assert relations is not None
+    assert relations.alarms == {}
+    assert relations.promised_per_million == pytest.approx(0.05 * 1e6 / settings().detection.budget_events)
+    given = [row if i < 3_000 else msgspec.structs.replace(row, prediction=float(float(row.features["x"]) <= 0))
+             for i, row in enumerate(rows(6_000, seed=82))]  # fmt: skip
+    changed = evaluated(given, REFERENCE).streams[0].relations
+    assert changed is not None
+    assert changed.alarms.keys() >= {"x ~ prediction"}
+
+
 def test_few_labels_and_none() -> None:
     some = labelled_rows(4_000, 80)
     few = [row if i < 500 else msgspec.structs.replace(row, label=None) for i, row in enumerate(some)]
