@@ -34,6 +34,7 @@ import msgspec
 import numpy as np
 import structlog
 
+from stream_monitor import collector
 from stream_monitor import state as states
 from stream_monitor.association import counts_of, relations_of
 from stream_monitor.batch import CodedBatch, Origins, encode_coded
@@ -176,6 +177,7 @@ def restore(shape: Shape, path: Path) -> dict[str, float]:
 
     started_s, cpu_s = time.perf_counter(), time.process_time()
     worker = Worker(given, broker, frozenset({"detect"}), clock_s=lambda: now_s[0], clock_ms=lambda: START_MS)
+    collector.settle()  # as `worker.run` does
     detect = worker.detect
     assert detect is not None
     read_s, longest_s, longest_cpu_s = time.perf_counter() - started_s, 0.0, 0.0

@@ -216,6 +216,7 @@ def likelihood_ratios(layout: Layout, p: Floats, n: Floats) -> Floats:
     ratios = np.ones((*p.shape, layout.width))
     if layout.ordered:
         _ordered_ratios(layout, p, n, ratios)
+    _single_ratios(layout, p, n, ratios)
     for index, alternative in enumerate(layout.alternatives):
         if alternative.name == OUTSIDE.name:
             inside = p[:, [BELOW, ABOVE]].sum(axis=1, keepdims=True)
@@ -223,7 +224,7 @@ def likelihood_ratios(layout: Layout, p: Floats, n: Floats) -> Floats:
             ratios[:, [BELOW, ABOVE], index] = (1 - MIX) * 0.25 / p[:, [BELOW, ABOVE]] + MIX
         if alternative.name in _POWER_NAMES:
             _power_ratio(alternative, p, ratios[:, :, index])
-        elif alternative.codes:
+        elif len(alternative.codes) > 1:
             _group_ratio(alternative, p, n, ratios[:, :, index])
     return ratios
 
@@ -233,13 +234,14 @@ def _ordered_ratios(layout: Layout, p: Floats, n: Floats, ratios: Floats) -> Non
     order = np.r_[BELOW, FIRST_BIN : FIRST_BIN + layout.bins, ABOVE]
     mass = p[:, order] / p[:, order].sum(axis=1, keepdims=True)
     cuts = ndtri(np.clip(np.cumsum(mass, axis=1)[:, :-1], 1e-12, 1 - 1e-12))
-    pool = _tail_pools(mass, n)
-    for index, alternative in enumerate(layout.alternatives):
-        cdf = _latent(alternative)
-        if cdf is None:
-            continue
-        q = np.diff(cdf(cuts), axis=1, prepend=0.0, append=1.0)
-        ratios[:, order, index] = (1 - MIX) * _pooled_ratio(q, mass, pool) + MIX
+    latent = [(index, cdf) for index, each in enumerate(layout.alternatives) if (cdf := _latent(each)) is not None]
+    q = np.empty((len(latent), *mass.shape))  # all at once: a call costs more than its numbers
+    for k, (_, cdf) in enumerate(latent):
+        below = cdf(cuts)
+        q[k, :, 0], q[k, :, -1] = below[:, 0], 1.0 - below[:, -1]
+        np.subtract(below[:, 1:], below[:, :-1], out=q[k, :, 1:-1])
+    ratio = (1 - MIX) * _pooled_ratio(q, mass, _tail_pools(mass, n)) + MIX
+    ratios[:, order[:, None], [index for index, _ in latent]] = ratio.transpose(1, 2, 0)
 
 
 def _tail_pools(mass: Floats, n: Floats) -> npt.NDArray[np.int64]:
@@ -255,12 +257,14 @@ def _tail_pools(mass: Floats, n: Floats) -> npt.NDArray[np.int64]:
 
 
 def _pooled_ratio(q: Floats, mass: Floats, pool: npt.NDArray[np.int64]) -> Floats:
+    """`[alternatives, columns, bins]`, as `q`."""
     columns, bins = mass.shape
     flat = (pool + np.arange(columns)[:, None] * bins).ravel()
-    top = np.bincount(flat, q.ravel(), columns * bins)
-    bottom = np.bincount(flat, mass.ravel(), columns * bins)
-    ratio: Floats = (top[flat] / bottom[flat]).reshape(columns, bins)
-    return ratio
+    every = (flat + np.arange(len(q))[:, None] * mass.size).ravel()
+    top = np.bincount(every, q.ravel(), q.size)
+    bottom = np.bincount(flat, mass.ravel(), mass.size)
+    ratio: Floats = top[every].reshape(len(q), -1) / bottom[flat]
+    return ratio.reshape(q.shape)
 
 
 def _latent(alternative: Alternative) -> Callable[[Floats], Floats] | None:
@@ -290,6 +294,22 @@ _SHAPE_CDF: Final[dict[str, Callable[[Floats], Floats]]] = {
     "skew+": _gamma,
     "skew-": lambda z: 1.0 - _gamma(-z),
 }
+
+
+def _single_ratios(layout: Layout, p: Floats, n: Floats, ratios: Floats) -> None:
+    """The alternatives of one code each, as `_group_ratio` but all at once."""
+    singles = [(index, each) for index, each in enumerate(layout.alternatives)
+               if len(each.codes) == 1 and each.name not in _POWER_NAMES]  # fmt: skip
+    if not singles:
+        return
+    base = np.ascontiguousarray(p[:, [each.codes[0] for _, each in singles]].T)
+    q = np.stack([step_probability(own, each.step) for own, (_, each) in zip(base, singles, strict=True)])
+    keep = supported(base, q, n)
+    rest = np.where(keep, (1 - MIX) * (1 - q) / (1 - base) + MIX, 1.0)
+    hit = np.where(keep, (1 - MIX) * q / base + MIX, 1.0)
+    for k, (index, each) in enumerate(singles):
+        ratios[:, :, index] = rest[k][:, None]
+        ratios[:, each.codes[0], index] = hit[k]
 
 
 def _group_ratio(alternative: Alternative, p: Floats, n: Floats, ratio: Floats) -> None:

@@ -274,9 +274,11 @@ def _alike(block: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt
     """The rows that differ, bit by bit, and which of them each row is; there are fewer than 256 codes."""
     if not block.shape[1]:
         return block[:1], np.zeros(len(block), dtype=np.uint8)
-    bits = np.ascontiguousarray(block).view(np.dtype((np.void, block.shape[1] * block.itemsize))).ravel()
-    _, first, kind = np.unique(bits, return_index=True, return_inverse=True)
-    return block[first], kind.astype(np.uint8)
+    raw, size = block.tobytes(), block.shape[1] * block.itemsize
+    rows = [raw[start : start + size] for start in range(0, len(raw), size)]
+    number = {row: kind for kind, row in enumerate(sorted(set(rows)))}
+    different = np.frombuffer(b"".join(number), dtype=np.float32).reshape(len(number), -1)
+    return different, np.array([number[row] for row in rows], dtype=np.uint8)
 
 
 def _distinct(
