@@ -34,7 +34,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from stream_monitor import collector
+from stream_monitor import allocator, collector
 from stream_monitor import state as states
 from stream_monitor.association import counts_of, relations_of
 from stream_monitor.batch import CodedBatch, Origins, encode_coded
@@ -162,6 +162,7 @@ def records(path: Path) -> Iterator[tuple[int, bytes, bytes, list[tuple[bytes, b
 
 def restore(shape: Shape, path: Path) -> dict[str, float]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    allocator.settle()  # as `worker.run` does
     given, now_s = settings(), [1_000.0]
     topics = given.topics
     broker = MemoryBroker(clock_ms=lambda: START_MS)

@@ -22,7 +22,7 @@ from river import drift, sketch
 from benchmarks.throughput import added
 from benchmarks.throughput.stages import Stages
 from benchmarks.throughput.workload import reference
-from stream_monitor import collector
+from stream_monitor import allocator, collector
 from stream_monitor.broker.kafka import KafkaBroker
 from stream_monitor.config import Settings
 from stream_monitor.publish import publish
@@ -160,6 +160,7 @@ def main_job(
     known = reference() if case == added.WITHOUT else added.reference_of(case, reference().stream)
     publish(broker, settings.topics.references, "bench", [known])
     worker = Worker(settings, broker)
+    allocator.settle()
     collector.settle()  # as `worker.run` does
     assert worker.encode is not None
     assert worker.detect is not None

@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from stream_monitor import collector
+from stream_monitor import allocator, collector
 from stream_monitor.broker.kafka import KafkaBroker
 from stream_monitor.config import Settings
 from stream_monitor.worker import Worker
@@ -61,6 +61,7 @@ def main(document: str) -> None:
     settings = Settings.model_validate_json(document)
     broker = KafkaBroker(settings.kafka.to_settings())
     worker = Worker(settings, broker)
+    allocator.settle()
     collector.settle()  # as `worker.run` does
     assert worker.detect is not None
     told_s, busy = 0.0, False
