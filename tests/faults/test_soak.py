@@ -127,10 +127,12 @@ def test_a_soak(kafka: KafkaNode, make_arena: MakeArena, tmp_path: Path, report:
 
 
 def soak_settings() -> dict[str, dict[str, object]]:
-    """Records hold a hundred events each: fewer of them at a time."""
+    """Records hold a hundred events each: fewer of them at a time. What waits for labels reaches its bound within the
+    first minute, so that memory that grows later is a leak."""
     return {
+        "labels": {"max_waiting": 20_000},
         "kafka": {"max_poll_records": 200},
-        "worker": {"commit_interval_s": 0.5, "max_transaction_bytes": 4_000_000, "state_bytes_per_s": 500_000},
+        "worker": {"commit_interval_s": 0.5, "max_transaction_bytes": 4_000_000, "state_bytes_per_s": 1_000_000},
     }
 
 
