@@ -65,8 +65,8 @@ class Arena:
     """One group on a test cluster. Workers are forked, so that starting one costs no imports.
 
     `addresses` are where the test itself goes, in the clear and undisturbed; `workers_at`, if given, is where the
-    workers are sent instead: to a proxy, or to a listener that asks who they are. `predictions`, `labels`: their
-    partitions; 0 labels: there is no such topic.
+    workers are sent instead: to a proxy, or to a listener that asks who they are. `predictions`: partitions of
+    that topic; `label_partitions`: 0, there is no such topic.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Arena:
         *,
         workers_at: Sequence[str] | None = None,
         predictions: int = 3,
-        labels: int = 2,
+        label_partitions: int = 2,
         **overrides: Any,
     ) -> None:
         self.name = f"f{uuid.uuid4().hex[:8]}"
         self.random = random.Random(seed)
-        self._has_labels = labels > 0
+        self._has_labels = label_partitions > 0
         self._labels_due: list[tuple[int, str, str, int]] = []
         """A heap: after how many events, model, id, label."""
         self.address = ",".join(addresses)
@@ -99,7 +99,7 @@ class Arena:
         self._batches: tuple[dict[TopicPartition, int], dict[TopicPartition, int]] | None = None
         made = {spec.name: spec for spec in specs(self.settings, predictions=predictions)}
         if self.settings.topics.labels is not None:  # the user's topics need not have the same partitions
-            made[self.settings.topics.labels] = replace(made[self.settings.topics.labels], partitions=labels)
+            made[self.settings.topics.labels] = replace(made[self.settings.topics.labels], partitions=label_partitions)
         self.broker.create_topics(list(made.values()))
         given = [world.reference("m", SEGMENT_BY), world.reference("n")]
         publish(self.broker, self.settings.topics.references, f"{self.name}.test", given)

@@ -106,7 +106,7 @@ def written(field: Arena) -> Tally:
 @pytest.mark.parametrize("workers", [("a",), ("a", "b")], ids=["one", "two"])
 def test_a_catch_up_after_an_outage_raises_no_alert(workers: tuple[str, ...], arena: MakeArena, report: Report) -> None:
     field = arena(
-        SEED, predictions=len(REGIONS), labels=0, detection=DETECTION,
+        SEED, predictions=len(REGIONS), label_partitions=0, detection=DETECTION,
         models=[{"match": MODEL, "segment_by": ["region"]}],
         kafka={"max_poll_records": 10_000}, worker={"commit_interval_s": 1.0, "state_bytes_per_s": 5_000_000},
     )  # fmt: skip

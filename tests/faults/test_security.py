@@ -130,7 +130,7 @@ def credentials(fort: Fort, way: str, directory: Path) -> tuple[str, dict[str, A
 
 def enter(fort: Fort, make_arena: MakeArena, way: str, directory: Path, **more: Any) -> Arena:
     address, section = credentials(fort, way, directory)
-    return make_arena([fort.node.address], 1, workers_at=[address], labels=0, kafka=section, **more)
+    return make_arena([fort.node.address], 1, workers_at=[address], label_partitions=0, kafka=section, **more)
 
 
 WAYS = ("certificate", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER file", "OAUTHBEARER function")
