@@ -10,10 +10,7 @@ move, the relation does not: either values are written down otherwise (the label
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -21,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.relations import AFTER, BEFORE, KEY, MOVED, REFERENCE_ROWS, Floats, joined, rows_of, world
+from benchmarks.relations import AFTER, BEFORE, KEY, MOVED, REFERENCE_ROWS, Floats, joined, rows_of, run_parts, world
 from stream_monitor.alerts import Alert, AlertKind, State
 from stream_monitor.batch import Origins
 from stream_monitor.book import FIRST_EPOCH, Entry, ReferenceBook, key_of
@@ -169,22 +166,7 @@ def cost(columns: int, repetitions: int = 8) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--only", choices=["flip", "stationary", "slow", "small", "moved", "cost"], default=None)
-    given = parser.parse_args()
-    parts: dict[str, Callable[[], Any]] = {
-        "flip": lambda: flip(given.seeds),
-        "moved": lambda: moved(max(given.seeds // 4, 1)),
-        "stationary": lambda: stationary(given.seeds, given.rows),
-        "slow": lambda: stationary(max(given.seeds // 4, 1), given.rows, slow=0.9),
-        "small": lambda: stationary(given.seeds, given.rows, budget=1_000),
-        "cost": lambda: {str(n): cost(n) for n in (7, 20, 63)},
-    }
-    for name, part in parts.items():
-        if given.only in (None, name):
-            print(name, json.dumps(part(), ensure_ascii=False, indent=1), flush=True)
+    run_parts(__doc__, flip, moved, stationary, cost)
 
 
 if __name__ == "__main__":

@@ -230,7 +230,18 @@ def cost(columns: int, repetitions: int = 12) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    run_parts(__doc__, flip, moved, stationary, cost)
+
+
+def run_parts(
+    about: str | None,
+    flip: Callable[[int], Any],
+    moved: Callable[[int], Any],
+    stationary: Callable[..., Any],
+    cost: Callable[[int], Any],
+) -> None:
+    """The parts asked for on the command line; also those of `outcome_relations`."""
+    parser = argparse.ArgumentParser(description=(about or "").partition(":")[0])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--only", choices=["flip", "stationary", "slow", "small", "moved", "cost"], default=None)

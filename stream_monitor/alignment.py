@@ -18,7 +18,7 @@ from typing import Final
 from stream_monitor.ordering import MAX_WAIT_MS, NEVER
 
 AHEAD_RECORDS: Final = 200_000
-"""What all encoders together take in some five seconds: a look at the notes is 2 s old, the others' commits 1 s."""
+"""Some five seconds' work of one encoder (`benchmarks/throughput.md`): a note heard is up to 3 s old."""
 AHEAD_BYTES: Final = 64 * 1024 * 1024
 
 

@@ -355,7 +355,7 @@ def _relation_problems(reference: Reference, relations: Relations) -> Iterator[s
     widths = [FIRST_BIN + columns[name].bins for name in relations.columns]
     if [len(levels) for levels in relations.levels] != widths:
         yield "levels are not those of the columns' codes"
-    elif any(not -1 <= level < LEVELS for levels in relations.levels for level in levels):
+    elif any(min(levels) < -1 or max(levels) >= LEVELS for levels in relations.levels):  # none is empty
         yield f"levels must lie in -1 … {LEVELS - 1}"
     if [len(row) for row in relations.correlation] != list(range(count)):
         yield "correlations are not one a pair of columns"
