@@ -19,7 +19,6 @@ from enum import Enum
 from functools import cache
 from itertools import pairwise
 from math import isfinite
-from operator import call
 from typing import Any, Final
 
 import numpy as np
@@ -43,6 +42,8 @@ ONSET_SLACK: Final = 4
 """Blocks by which the earliest plausible onset lies before the likeliest."""
 
 
+_update: Any = AdaptiveWindowing.update
+"""Of no window yet: a bound method for each of them would take 72 bytes more."""
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -81,23 +82,22 @@ class Adwin:
         columns = len(reference.columns)
         self.blocks = Blocks(tables, params.block_rows)
         watched = np.stack([np.ones(columns, dtype=np.bool_), tables.ordered], axis=1)
-        self._window_of = np.where(watched, np.cumsum(watched).reshape(watched.shape) - 1, -1)
-        self.place_of = np.argwhere(watched)
+        self._window_of = np.where(watched, np.cumsum(watched).reshape(watched.shape) - 1, -1).astype(np.int32)
+        self.place_of = np.argwhere(watched).astype(np.int32)
         """`[windows, 2]`: column and series of every window."""
         rates = alpha / columns * self.blocks.rows / len(SERIES)
-        self.deltas = [params.delta or adwin_delta(rate) for rate in rates.tolist()]
+        self.deltas = np.array([params.delta or adwin_delta(rate) for rate in rates.tolist()])
         self._next_row = np.zeros(1, dtype=np.int64)
         self._fed = np.zeros((len(self.place_of), 2))
         """`[windows, 2]`: the sum of what each was fed since it started, and how often."""
         self._most_fed = 0
         """No window has been fed more often."""
         self._windows: list[Any] = [self._fresh(column) for column, _ in self.place_of.tolist()]
-        self._updates = [window.update for window in self._windows]
 
     def _fresh(self, column: int) -> Any:
         params = self.params
         return AdaptiveWindowing(
-            delta=self.deltas[column],
+            delta=float(self.deltas[column]),
             clock=params.clock,
             max_buckets=params.max_buckets,
             min_window_length=params.min_window_length,
@@ -106,7 +106,6 @@ class Adwin:
 
     def _restart(self, number: int) -> None:
         self._windows[number] = self._fresh(int(self.place_of[number, 0]))
-        self._updates[number] = self._windows[number].update
         self._fed[number] = 0.0
 
     def update(self, codes: Codes, strata: Strata, first_row: int) -> list[Signal]:
@@ -151,7 +150,7 @@ class Adwin:
     def _until_change(self, numbers: list[int], values: list[float]) -> tuple[int, _End]:
         """Feed windows until one finds a change or its native code panics: how many were fed, and what ended it."""
         fed = 0
-        found = map(call, map(self._updates.__getitem__, numbers), values)
+        found = map(_update, map(self._windows.__getitem__, numbers), values)
         try:
             for changed in found:
                 fed += 1

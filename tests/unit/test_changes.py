@@ -91,9 +91,6 @@ def test_windows_of_adwin_that_native_code_fails_on_are_counted(monkeypatch: pyt
     class PanicException(BaseException):
         """Has the name of the one that cannot be imported."""
 
-    def panic(_: float) -> bool:
-        raise PanicException
-
     world = World(partitions=1, references=[REFERENCE])
     world.write(rows(500), 0)
     worker = world.worker()
@@ -103,7 +100,14 @@ def test_windows_of_adwin_that_native_code_fails_on_are_counted(monkeypatch: pyt
     assert tracked.stream.monitor is not None
     found = tracked.stream.monitor.detectors._detectors["adwin"]
     assert isinstance(found, adwin.Adwin)
-    found._updates[1] = panic
+    update, broken = adwin._update, found._windows[1]
+
+    def panic(window: Any, value: float) -> Any:
+        if window is broken:
+            raise PanicException
+        return update(window, value)
+
+    monkeypatch.setattr(adwin, "_update", panic)
     for start in range(500, 1_500, 250):
         world.write(rows(250, first=start), 0)
         world.settle(worker)

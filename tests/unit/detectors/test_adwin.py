@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from river.drift import ADWIN as River
 
+from stream_monitor.detectors import adwin
 from stream_monitor.detectors.adwin import STRETCH, Adwin, AdwinParams, plausible
 from stream_monitor.detectors.thresholds import ADWIN_RATES, adwin_delta
 from tests.unit.detectors.shapes import Shape, numeric
@@ -78,24 +81,30 @@ def test_another_window_length_is_not_taken_over() -> None:
     assert other.cold_starts == len(_state(other))
 
 
-def test_a_panic_of_native_code_is_counted_and_survived() -> None:
+def failing(monkeypatch: pytest.MonkeyPatch, broken: Any, error: type[BaseException]) -> None:
+    """Updates of this window raise."""
+    update = adwin._update
+
+    def update_or_fail(window: Any, value: float) -> Any:
+        if window is broken:
+            raise error
+        return update(window, value)
+
+    monkeypatch.setattr(adwin, "_update", update_or_fail)
+
+
+def test_a_panic_of_native_code_is_counted_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     class PanicException(BaseException):
         """Has the name of the one that cannot be imported."""
 
-    def panic(_: float) -> bool:
-        raise PanicException
-
     shape = numeric()
     detector = Adwin(shape.reference, AdwinParams(), 1e-9)
-    detector._updates[1] = panic
+    failing(monkeypatch, detector._windows[1], PanicException)
     detector.update(shape.codes[:100], shape.strata[:100], 0)
     assert detector.cold_starts == 1
     assert detector._windows[2].get_width() == 2
 
-    def interrupt(_: float) -> bool:
-        raise KeyboardInterrupt
-
-    detector._updates[1] = interrupt
+    failing(monkeypatch, detector._windows[1], KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         detector.update(shape.codes[100:200], shape.strata[:100], 100)
 
