@@ -12,7 +12,7 @@ from benchmarks.throughput.detection import monitor_of, origins, sample
 from benchmarks.throughput.size import another
 from benchmarks.throughput.workload import NUMERIC
 from stream_monitor.monitor import Monitor
-from stream_monitor.packed import Numbers, plain
+from stream_monitor.packed import Numbers, Quantiles, Rows, plain
 from stream_monitor.reference import Reference, load
 from tests.unit.detectors.references import make
 
@@ -34,6 +34,11 @@ def test_a_packed_reference_is_the_same_document() -> None:
     bins = found.columns[0].strata[0]
     assert isinstance(bins.edges, Numbers)
     assert isinstance(bins.counts, Numbers)
+    assert isinstance(found.columns[0].quantiles, Quantiles)
+    assert found.relations
+    assert isinstance(found.relations.levels, Rows)
+    changed = msgspec.structs.replace(found, model="another")
+    assert changed.digest() == msgspec.json.decode(changed.to_json(), type=Reference).digest() != found.digest()
 
 
 def test_large_counts_come_through() -> None:
@@ -51,6 +56,47 @@ def test_numbers_compare_as_lists_do() -> None:
     assert Numbers("B", [1]) != (1,)
     with pytest.raises(TypeError, match="set"):
         plain(set())
+
+
+def test_rows_compare_as_lists_of_lists_do() -> None:
+    given = [[], [1], [2, 3]]
+    rows = Rows("b", given)
+    assert rows == given
+    assert given == rows
+    assert rows == Rows("q", given)
+    assert rows != [[], [1], [2, 4]]
+    assert rows != ([], [1], [2, 3])
+    assert [*map(list, rows)] == given
+    assert rows[-1] == [2, 3]
+    assert rows[:2] == [[], [1]]
+    assert len(rows) == 3
+    with pytest.raises(IndexError):
+        rows[3]
+
+
+def test_quantiles_are_those_of_their_column() -> None:
+    table = Numbers("d", [1.0, 2.0, 3.0, 4.0])
+    one, other = (Quantiles(("0.1", "0.9"), table, row) for row in range(2))
+    assert one == {"0.1": 1.0, "0.9": 2.0}
+    plainly = {"0.1": 3.0, "0.9": 4.0}
+    assert plainly == other
+    assert other == plainly
+    assert one != other
+    assert other.get("0.5") is None
+    assert msgspec.json.encode(other, enc_hook=plain) == b'{"0.1":3.0,"0.9":4.0}'
+    with pytest.raises(KeyError):
+        other["0.5"]
+
+
+def test_columns_of_different_quantiles_come_through() -> None:
+    reference = make({"x": np.arange(40.0), "y": np.arange(40.0), "z": np.arange(40.0)}).reference
+    given: list[dict[str, float]] = [{"0.5": 1.0}, {}, {"0.1": 2.0, "0.5": 3.0}]
+    columns = [
+        msgspec.structs.replace(column, quantiles=quantiles)
+        for column, quantiles in zip(reference.columns, given, strict=True)
+    ]
+    changed = msgspec.structs.replace(reference, columns=columns)
+    assert [column.quantiles for column in load(changed.to_json()).columns] == given
 
 
 def test_what_a_column_takes_in_memory() -> None:
