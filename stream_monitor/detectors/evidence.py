@@ -33,9 +33,10 @@ import numpy.typing as npt
 from stream_monitor.codes import INVALID
 from stream_monitor.compiled import njit
 from stream_monitor.detectors.onset import SPEAKING, likeliest, rows_earlier
+from stream_monitor.detectors.ratios import ratios_of
 from stream_monitor.detectors.signal import Codes, Signal, State, Strata
 from stream_monitor.detectors.states import restored, within
-from stream_monitor.detectors.tables import ratios_of, tables_of
+from stream_monitor.detectors.tables import tables_of
 from stream_monitor.reference import Reference
 
 NEVER: Final = -1
@@ -112,7 +113,7 @@ class Evidence:
         count = _advance(
             codes, strata, first_row, self.params.pane_rows, self._threshold, self._hazards,
             self.tables.widths, ratios.widths, ratios.first, ratios.full, ratios.base, ratios.rest, ratios.kind_base,
-            ratios.kinds, ratios.table,
+            ratios.kinds, ratios.table, ratios.scale_base, ratios.scale,
             ratios.repeat_base, ratios.repeat, ratios.no_repeat, ratios.weights, ratios.repeat_weights,
             ratios.half, ratios.weaker, self._evidence, self._halves, self._cusum, self._age,
             self._previous, self._pending, self._back, self.engaged, self.return_row, found, values,
@@ -259,7 +260,7 @@ _STATE: Final = {
 def _advance(
     codes: Any, strata: Any, first_row: int, pane_rows: int, threshold: Any, hazards: Any,
     code_widths: Any, widths: Any, firsts: Any, fulls: Any, base: Any, rest: Any, kind_base: Any, kinds: Any,
-    table: Any, repeat_base: Any, repeat: Any, no_repeat: Any,
+    table: Any, scale_base: Any, scale: Any, repeat_base: Any, repeat: Any, no_repeat: Any,
     weights: Any, repeat_weights: Any, half: Any, weaker: Any, evidence: Any, halves: Any, cusum: Any, ages: Any,
     previous: Any, pending: Any, back: Any, engaged: Any, return_row: Any, found: Any, values: Any,
 ) -> int:  # fmt: skip
@@ -270,14 +271,15 @@ def _advance(
     """
     count = 0
     # A row has room for the lanes that `_look_up` writes beyond a column's last alternative.
-    pairs, ratios = np.empty(len(codes), dtype=np.float32), np.empty((len(codes), widths.max() + 8), dtype=np.float32)
+    pairs, roots = np.empty(len(codes), dtype=np.float32), np.empty((len(codes), widths.max() + 8), dtype=np.uint16)
     for column in range(codes.shape[1]):
         width, first = widths[column], firsts[column]
         own, weight = evidence[first : first + width], weights[first : first + width]
+        scales = scale[scale_base[column] : scale_base[column] + width]
         _look_up(
             codes[:, column], strata, previous, column, code_widths[column], width, fulls[column], base[:, column],
             rest[:, column], kind_base[:, column], kinds, table, repeat_base[:, column], repeat, no_repeat[column],
-            ratios, pairs,
+            roots, pairs,
         )  # fmt: skip
         i = 0
         if not engaged[column]:
@@ -285,7 +287,7 @@ def _advance(
             if pending[column]:
                 stop = min(stop, -first_row % pane_rows)
             cu, age = cusum[first : first + width], ages[first : first + width]
-            i, total = _hunt(stop, ratios, pairs, weight, repeat_weights[column], threshold, own, cu, age)
+            i, total = _hunt(stop, roots, scales, pairs, weight, repeat_weights[column], threshold, own, cu, age)
             if total > 0:
                 best = _strongest(own)
                 found[count, 0], found[count, 1] = first_row + i - 1, column
@@ -306,7 +308,7 @@ def _advance(
                 age[:] = 0
         if engaged[column]:
             _follow(
-                i, first_row, ratios, pairs, weight, repeat_weights[column], half[first : first + width],
+                i, first_row, roots, scales, pairs, weight, repeat_weights[column], half[first : first + width],
                 weaker[first : first + width], hazards, own, halves[first : first + width], column, back, return_row,
             )  # fmt: skip
     return count
@@ -315,9 +317,9 @@ def _advance(
 @njit
 def _look_up(
     codes: Any, strata: Any, previous: Any, column: int, code_width: int, width: int, full: int, base: Any, rest: Any,
-    kind_base: Any, kinds: Any, table: Any, repeat_base: Any, repeat: Any, no_repeat: Any, ratios: Any, pairs: Any,
+    kind_base: Any, kinds: Any, table: Any, repeat_base: Any, repeat: Any, no_repeat: Any, roots: Any, pairs: Any,
 ) -> None:  # fmt: skip
-    """Each row's ratios, those of its code and those that codes share put together, and its ratio for `repeat`."""
+    """Each row's roots, those of its code and those that codes share put together, and its ratio for `repeat`."""
     last = previous[column]
     for i in range(len(codes)):
         code = codes[i]
@@ -326,12 +328,12 @@ def _look_up(
         stratum = strata[i]
         own = base[stratum] + code * (full - 1) - 1
         shared = rest[stratum] + kinds[kind_base[stratum] + code] * (width - full)
-        row = ratios[i]
+        row = roots[i]
         for k in range(0, full, 8):  # what is too much at either end is written over
             _copy_lanes(table[own + k : own + k + 8], row[k : k + 8])
         for k in range(0, width - full, 4):
             _copy_four(table[shared + k : shared + k + 4], row[full + k : full + k + 4])
-        row[0] = np.float32(1.0)
+        row[0] = 0
         pairs[i] = repeat[repeat_base[stratum] + code] if code == last else no_repeat
         if last == NO_CODE:
             pairs[i] = np.float32(1.0)
@@ -355,8 +357,16 @@ def _copy_four(source: Any, target: Any) -> None:
 
 
 @njit
+def _ratio(root: Any, scale: Any) -> Any:
+    """What `Ratios.table` keeps of it."""
+    square = np.float32(root) * np.float32(root)
+    return square * square * scale
+
+
+@njit
 def _hunt(
-    stop: int, ratios: Any, pairs: Any, weight: Any, repeat_weight: Any, threshold: Any, sr: Any, cu: Any, age: Any,
+    stop: int, roots: Any, scales: Any, pairs: Any, weight: Any, repeat_weight: Any, threshold: Any, sr: Any, cu: Any,
+    age: Any,
 ) -> tuple[int, Any]:  # fmt: skip
     """Feed rows up to `stop` or to the first that fires: how many were fed, and the evidence if it fired, else 0."""
     one = np.float32(1.0)
@@ -364,7 +374,7 @@ def _hunt(
     sr[0], cu[0], age[0] = np.float32(0.0), one, 0
     fed, fired = 0, np.float32(0.0)
     while fed < stop:
-        ratio, pair = ratios[fed, : len(sr)], pairs[fed]
+        root, pair = roots[fed, : len(sr)], pairs[fed]
         fed += 1
         repeated = (repeated + repeat_weight) * pair
         repeated_cusum *= pair
@@ -372,8 +382,9 @@ def _hunt(
         if repeated_cusum <= one:
             repeated_cusum, repeated_age = one, 0
         for k in range(len(sr)):
-            sr[k] = (sr[k] + weight[k]) * ratio[k]
-            grown = cu[k] * ratio[k]
+            ratio = _ratio(root[k], scales[k])
+            sr[k] = (sr[k] + weight[k]) * ratio
+            grown = cu[k] * ratio
             alive = grown > one
             cu[k] = grown if alive else one
             age[k] = age[k] + 1 if alive else 0
@@ -387,7 +398,7 @@ def _hunt(
 
 @njit
 def _follow(
-    i: int, first_row: int, ratios: Any, pairs: Any, weight: Any, repeat_weight: Any, half: Any,
+    i: int, first_row: int, roots: Any, scales: Any, pairs: Any, weight: Any, repeat_weight: Any, half: Any,
     weaker: Any, hazards: Any, posterior: Any, halves: Any, column: int, back: Any, return_row: Any,
 ) -> None:  # fmt: skip
     """The forward filter of an open episode over rows `i` and on; `back` is the posterior of the reference."""
@@ -398,12 +409,12 @@ def _follow(
     repeated = posterior[0]
     posterior[0] = np.float32(0.0)
     for j in range(i, len(pairs)):
-        ratio = ratios[j, : len(posterior)]
+        root = roots[j, : len(posterior)]
         for k in range(len(posterior)):
-            posterior[k] *= ratio[k]
+            posterior[k] *= _ratio(root[k], scales[k])
         if halved > 0:  # not yet ruled out
             for k in range(len(posterior)):
-                halves[k] *= half[k] * np.sqrt(ratio[k])
+                halves[k] *= half[k] * np.sqrt(_ratio(root[k], scales[k]))
             halved = _sum(halves)
         repeated *= pairs[j]
         drifted = _sum(posterior) + halved + repeated

@@ -17,7 +17,7 @@ from stream_monitor.detectors.alternatives import (
 )
 from stream_monitor.detectors.evidence import NEVER, Evidence, EvidenceParams
 from stream_monitor.detectors.signal import Signal
-from stream_monitor.detectors.tables import _alike, probabilities
+from stream_monitor.detectors.tables import probabilities
 from stream_monitor.reference import Bins, Column, Kind, Role
 from tests.unit.detectors.references import make
 from tests.unit.detectors.shapes import ROWS, Shape, numeric
@@ -68,22 +68,6 @@ def test_equals_the_plain_loop(shape: Shape) -> None:
         assert signal.value == pytest.approx(total, abs=1e-3)
         assert signal.threshold == pytest.approx(log(1e6))
         assert abs(signal.onset_row - onset) <= 1
-
-
-def test_every_factor_has_mean_at_most_one_under_the_reference(shape: Shape) -> None:
-    detector = Evidence(shape.reference, EvidenceParams(doubt=0.0), 1.0)
-    ratios, tables = detector.ratios, detector.tables
-    for stratum, column in np.ndindex(*ratios.base.shape):
-        width, codes = int(ratios.widths[column]), int(tables.widths[column])
-        table = ratios.at(np.full(codes, stratum), column, np.arange(codes)).astype(np.float64)
-        means = tables.p[stratum, column, :codes].astype(np.float64) @ table
-        assert means.max() < 1 + 1e-5
-        if tables.time[column] == 1:
-            assert means.min() > 1 - 1e-5
-        assert table.min() >= MIX * 0.99
-        first = int(ratios.first[column])
-        weight = ratios.weights[first : first + width].sum() + ratios.repeat_weights[column]
-        assert 0.99 < weight < 3  # raised by what overshoot allows
 
 
 def test_the_bound_on_false_alarms_holds() -> None:
@@ -238,22 +222,3 @@ def test_nulls_are_weighed_only_where_there_are_some() -> None:
         return sum(a.weight for a in layout.alternatives if a.name.startswith("missing"))
 
     assert weight(100) > 3 * weight(0) > 0
-
-
-def test_rows_of_ratios_that_are_alike_are_kept_once_bit_for_bit(rng: np.random.Generator) -> None:
-    block = rng.normal(size=(4, 8)).astype(np.float32)[rng.integers(0, 4, size=70)]
-    block[7, 3] = np.nextafter(block[7, 3], np.float32(9))
-    rows, kinds = _alike(block)
-    assert len(rows) == 5
-    assert rows[kinds].tobytes() == block.tobytes()
-    none, kinds = _alike(block[:, :0])
-    assert none[kinds].shape == (70, 0)
-
-
-def test_a_numeric_column_has_a_shorter_table_than_a_row_of_all_alternatives_for_every_code() -> None:
-    shape = numeric()
-    detector = Evidence(shape.reference, EvidenceParams(), 1e-6)
-    ratios, codes = detector.ratios, int(detector.tables.widths[0])
-    full, width = int(ratios.full[0]), int(ratios.widths[0])
-    assert 0 < full < width
-    assert len(ratios.table) < 0.65 * codes * width * len(np.unique(ratios.base))
