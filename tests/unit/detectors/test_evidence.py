@@ -15,7 +15,8 @@ from stream_monitor.detectors.alternatives import (
     likelihood_ratios,
     step_probability,
 )
-from stream_monitor.detectors.evidence import NEVER, Evidence, EvidenceParams
+from stream_monitor.detectors.evidence import Evidence, EvidenceParams
+from stream_monitor.detectors.recursions import NEVER
 from stream_monitor.detectors.signal import Signal
 from stream_monitor.detectors.tables import probabilities
 from stream_monitor.reference import Bins, Column, Kind, Role
