@@ -29,6 +29,8 @@ from stream_monitor.reference import Reference
 Floats = npt.NDArray[np.float64]
 MAX_PANE_ROWS: Final = 255
 """A pane's counts are bytes."""
+LARGE: Final = 15
+"""A count of the ring that does not fit four bits says so with this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,11 @@ class Histogram:
         self.level = alpha * params.pane_rows
         """The Benjamini-Hochberg level of one look."""
         strata, columns, width = self.tables.shape
+        self._width = width
         self._critical = critical_values(width, self.level)
         self._reference_rows = self.tables.n.sum(axis=0).astype(np.float64)
-        self._ring = np.zeros((params.panes, columns, width), dtype=np.uint8)
+        self._ring = np.zeros((params.panes, columns, row_bytes(width, params.pane_rows)), dtype=np.uint8)
+        """As `_pack` writes: most counts of a pane are small, and a stream has some 1,500 a pane."""
         self._ring_strata = np.zeros((params.panes, strata), dtype=np.uint8)
         self._open = np.zeros((columns, width), dtype=np.uint8)
         self._open_strata = np.zeros(strata, dtype=np.uint8)
@@ -175,7 +179,7 @@ class Histogram:
         best, best_gain = next_pane - 1, -np.inf
         seen = np.zeros(len(expected))
         for pane in range(next_pane - 1, max(int(self._since_pane[column]), next_pane - self.params.panes, 0) - 1, -1):
-            seen += sums(groups, self._ring[pane % self.params.panes, column][order].astype(np.float64))
+            seen += sums(groups, self._panes(pane % self.params.panes, column)[order].astype(np.float64))
             present = seen > 0
             gain = float((seen[present] * np.log(seen[present] / (seen.sum() * expected[present]))).sum())
             if seen.sum() and gain > best_gain:
@@ -195,8 +199,15 @@ class Histogram:
         next_pane = int(self._next_row[0]) // self.params.pane_rows
         first = max(next_pane - panes, int(self._since_pane[column]), 0)
         slots = np.arange(first, next_pane) % self.params.panes
-        counts = self._ring[slots, column, :width].sum(axis=0, dtype=np.int64) + self._open[column, :width]
+        counts = self._panes(slots, column)[:, :width].sum(axis=0, dtype=np.int64) + self._open[column, :width]
         return Window(counts, self._own_shares(column, self._mix(first)))
+
+    def _panes(self, slots: Any, column: Any) -> npt.NDArray[np.uint8]:
+        """Counts by code of whole panes, `[…, codes]`, by their places in the ring."""
+        rows = self._ring[slots, column]
+        counts = np.empty((*rows.shape[:-1], self._width), dtype=np.uint8)
+        _unpack_all(rows.reshape(-1, rows.shape[-1]), counts.reshape(-1, self._width))
+        return counts
 
     def _own_shares(self, column: int, mix: Floats) -> Floats:
         share = mix @ self.tables.p[:, column, : int(self.tables.widths[column])].astype(np.float64)
@@ -226,22 +237,23 @@ class Histogram:
 
     def state(self) -> State:
         """Copies of everything that `restore` needs to go on bit for bit."""
-        return {name: array.copy() for name, array in self._own().items()}
+        return {"ring": self._panes(..., slice(None)), **{name: array.copy() for name, array in self._own().items()}}
 
     def restore(self, state: State) -> None:
         """Take over a state; raises WireError where it cannot be one of this reference, and changes nothing then."""
-        arrays = restored("histogram", state, self._own())
+        panes = (self.params.panes, *self._open.shape)
+        arrays = restored("histogram", state, {"ring": np.broadcast_to(np.uint8(0), panes), **self._own()})
         within("histogram", "next_row", arrays["next_row"], 0, 2**62)
-        within("histogram", "open", arrays["open"].sum(axis=1), 0, self.params.pane_rows)
-        total = arrays["ring"].sum(axis=0, dtype=np.uint16)
-        within("histogram", "ring", total.sum(axis=1), 0, self.params.panes * self.params.pane_rows)
+        pane_rows, ring = self.params.pane_rows, arrays.pop("ring")
+        within("histogram", "open", arrays["open"].sum(axis=1), 0, int(arrays["next_row"][0]) % pane_rows)
+        within("histogram", "ring", ring.sum(axis=2, dtype=np.uint16), 0, pane_rows)
+        _pack_all(ring.reshape(-1, ring.shape[-1]), self._ring.reshape(-1, self._ring.shape[-1]))
         for name, array in arrays.items():
             setattr(self, f"_{name}", array)
-        self._sum = total
+        self._sum = ring.sum(axis=0, dtype=np.uint16)
 
     def _own(self) -> dict[str, Array]:
         return {
-            "ring": self._ring,
             "ring_strata": self._ring_strata,
             "open": self._open,
             "open_strata": self._open_strata,
@@ -293,13 +305,80 @@ def _count(codes: Any, strata: Any, widths: Any, counts: Any, rows_of: Any) -> N
         rows_of[strata[i]] += 1
 
 
+def row_bytes(width: int, pane_rows: int) -> int:
+    """Of the counts by code of one pane and column: half a byte each, and a byte for each that can be large."""
+    return min((width + 1) // 2 + pane_rows // LARGE, width)
+
+
+@njit
+def _pack(counts: Any, row: Any) -> None:
+    """The first half of the codes in the lower, the others in the upper half of bytes; then the counts that are
+    `LARGE` or more, in the order of their codes. Plain bytes where that would not be shorter."""
+    width = len(counts)
+    if len(row) == width:
+        for code in range(width):
+            row[code] = counts[code]
+        return
+    half, large = (width + 1) // 2, False
+    for code in range(width):
+        large |= counts[code] >= LARGE
+    for code in range(half):
+        row[code] = min(counts[code], np.uint8(LARGE))
+    for code in range(width - half):
+        row[code] |= min(counts[half + code], np.uint8(LARGE)) << np.uint8(4)
+    if large:
+        place = half
+        for code in range(width):
+            if counts[code] >= LARGE and place < len(row):  # there is room for all that a pane's rows can make large
+                row[place] = counts[code]
+                place += 1
+
+
+@njit
+def _unpack(row: Any, counts: Any) -> None:
+    """What `_pack` was given."""
+    width = len(counts)
+    if len(row) == width:
+        for code in range(width):
+            counts[code] = row[code]
+        return
+    half, large = (width + 1) // 2, False
+    for code in range(half):
+        counts[code] = row[code] & np.uint8(LARGE)
+    for code in range(width - half):
+        counts[half + code] = row[code] >> np.uint8(4)
+    for code in range(width):
+        large |= counts[code] == LARGE
+    if large:
+        place = half
+        for code in range(width):
+            if counts[code] == LARGE and place < len(row):
+                counts[code] = row[place]
+                place += 1
+
+
+@njit
+def _pack_all(counts: Any, rows: Any) -> None:
+    for i in range(len(rows)):
+        _pack(counts[i], rows[i])
+
+
+@njit
+def _unpack_all(rows: Any, counts: Any) -> None:
+    for i in range(len(rows)):
+        _unpack(rows[i], counts[i])
+
+
 @njit
 def _move_on(opened: Any, oldest: Any, sums: Any) -> None:
     """Put the open pane in the place of the oldest, and bring the window's counts up to date."""
-    for column in range(len(sums)):
-        for code in range(sums.shape[1]):
-            sums[column, code] += np.int64(opened[column, code]) - np.int64(oldest[column, code])
-            oldest[column, code] = opened[column, code]
+    columns, width = sums.shape
+    leaving = np.empty(width, dtype=np.uint8)
+    for column in range(columns):
+        _unpack(oldest[column], leaving)
+        _pack(opened[column], oldest[column])
+        for code in range(width):
+            sums[column, code] += np.int64(opened[column, code]) - np.int64(leaving[code])
             opened[column, code] = 0
 
 

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare, false_discovery_control
 
-from stream_monitor.detectors.histogram import Histogram, HistogramParams, _chi_square, critical_values, significant
+from stream_monitor.detectors.histogram import (
+    Histogram,
+    HistogramParams,
+    _chi_square,
+    _pack,
+    _unpack,
+    critical_values,
+    row_bytes,
+    significant,
+)
+from stream_monitor.errors import WireError
 from tests.unit.detectors.shapes import ROWS, SHAPES, Shape, numeric
 
 
@@ -31,6 +43,45 @@ def test_windows_are_the_counts_of_the_last_rows(shape: Shape, stop: int) -> Non
         shares = detector.tables.p[shape.strata[first:stop], column, :width].mean(axis=0, dtype=np.float64)
         assert window.p == pytest.approx(shares / shares.sum(), abs=1e-6)
         assert window.n == stop - first
+
+
+@given(st.integers(5, 90), st.integers(1, 255), st.integers(0, 2**32 - 1), st.sampled_from([0.01, 0.1, 1.0, 10.0]))
+def test_a_pane_comes_out_of_the_ring_as_it_went_in(width: int, pane_rows: int, seed: int, evenness: float) -> None:
+    """However many rows are in one bin."""
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(pane_rows, rng.dirichlet(np.full(width, evenness))).astype(np.uint8)
+    row = rng.integers(0, 256, row_bytes(width, pane_rows)).astype(np.uint8)
+    found = np.zeros_like(counts)
+    _pack(counts, row)
+    _unpack(row, found)
+    assert found.tolist() == counts.tolist()
+
+
+def test_the_largest_counts_that_a_pane_can_have_fit() -> None:
+    counts = np.zeros(40, dtype=np.uint8)
+    counts[:17] = 15
+    row = np.zeros(row_bytes(40, 255), dtype=np.uint8)
+    found = np.zeros_like(counts)
+    _pack(counts, row)
+    _unpack(row, found)
+    assert (len(row), found.tolist()) == (37, counts.tolist())
+
+
+@pytest.mark.parametrize(("name", "most"), [("ring", 100), ("open", 40)])
+def test_more_rows_than_a_pane_has_are_refused(name: str, most: int) -> None:
+    shape = numeric()
+    detector = Histogram(shape.reference, HistogramParams(), 1e-9)
+    feed(detector, shape, 340)
+    state = detector.state()
+    given = state[name]
+    assert isinstance(given, np.ndarray)
+    counts = given.reshape(-1, given.shape[-1])[0]
+    counts[:] = 0
+    counts[0] = most
+    detector.restore(state)
+    counts[0] = most + 1
+    with pytest.raises(WireError, match=name):
+        detector.restore(state)
 
 
 def test_chi_square_is_that_of_scipy(rng: np.random.Generator) -> None:
