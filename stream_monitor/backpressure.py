@@ -41,7 +41,7 @@ class Backpressure:
         self.held_back = False
         self._broker = broker
         self._codes = codes
-        self._encoding, self._detecting = f"{settings.group}-encode", f"{settings.group}-detect"
+        self._encoding, self._detecting = (settings.consumer_group(stage) for stage in ("encode", "detect"))
         self._most = settings.worker.max_codes_lag
         self._looked_s = 0.0
 

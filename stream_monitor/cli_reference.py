@@ -205,7 +205,7 @@ def publish(files: Documents, config: ConfigOption = None, verbose: Verbose = 0)
     _refuse_twins(files, references)
     settings = prepare(config)
     with broker_of(settings) as broker:
-        name = f"{settings.group}.{settings.instance}.publish"
+        name = settings.transactional_id("publish")
         published = publishing.publish(broker, settings.topics.references, name, references, veil_of(settings))
     for each in published:
         state = "published" if each.new else "unchanged"

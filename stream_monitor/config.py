@@ -264,6 +264,14 @@ class Settings(BaseSettings):
     def _by_name(self) -> dict[str, ModelSettings]:
         return {}
 
+    def consumer_group(self, stage: str) -> str:
+        """The group that shares a stage's input."""
+        return f"{self.group}-{stage}"
+
+    def transactional_id(self, part: str) -> str:
+        """Of one producer of this instance."""
+        return f"{self.group}.{self.instance}.{part}"
+
     def for_model(self, name: str) -> ModelSettings:
         """What holds for one model, all overrides applied; the same object for all models of one entry."""
         found = self._by_name.get(name)

@@ -19,7 +19,7 @@ TICK_S = 0.2
 
 def produce(settings: Settings, broker: Broker, events_per_s: int, say: Callable[[str], None]) -> None:
     """Send all production events once; raises TopicMismatch or BrokerError."""
-    name = f"{settings.group}.{settings.instance}.demo"
+    name = settings.transactional_id("demo")
     for published in publish(broker, settings.topics.references, name, [car_loan_reference()]):
         say(f"reference of {published.reference.stream}: epoch {published.epoch}")
     topic = settings.topics.predictions

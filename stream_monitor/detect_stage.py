@@ -79,7 +79,7 @@ class DetectStage:
         self._watch = Watch(settings, feed, factory, self.counts, self._restart_offset)
         self._rebuild = Rebuild(settings, feed, factory, self.counts)
         self._saving = Saving(settings, self.counts)
-        name, group = f"{settings.group}.{settings.instance}.{STAGE}", f"{settings.group}-{STAGE}"
+        name, group = settings.transactional_id(STAGE), settings.consumer_group(STAGE)
         with ExitStack() as opened:
             self._producer = opened.enter_context(closing(broker.producer(name, probe=probe)))
             self._consumer = broker.consumer(group, [settings.topics.codes], instance=settings.instance)

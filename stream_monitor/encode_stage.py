@@ -80,10 +80,10 @@ class EncodeStage:
         self._clock_ms = clock_ms
         self._settings = settings
         self._broker = broker
-        self._group = f"{settings.group}-{STAGE}"
+        self._group = settings.consumer_group(STAGE)
         topics = settings.topics
         codes = [TopicPartition(topics.codes, number) for number in range(topics.partitions)]
-        name = f"{settings.group}.{settings.instance}.{STAGE}"
+        name = settings.transactional_id(STAGE)
         with ExitStack() as opened:
             self._producer = opened.enter_context(closing(broker.producer(name, probe=probe)))
             inputs = [topics.predictions] + ([topics.labels] if topics.labels else [])

@@ -205,9 +205,7 @@ def seed_references(settings: Settings, broker: Broker, feed: ReferenceFeed) -> 
             missing.append(reference)
             log.info("reference seeded", stream=str(reference.stream), file=Path(path).name)
     if missing:
-        publish(
-            broker, settings.topics.references, f"{settings.group}.{settings.instance}.seed", missing, feed.book.veil
-        )
+        publish(broker, settings.topics.references, settings.transactional_id("seed"), missing, feed.book.veil)
         feed.catch_up()
 
 
