@@ -14,6 +14,8 @@ from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from stream_monitor.reference import Bins, Column, Reference, Relations, Segment
@@ -59,6 +61,16 @@ class Rows(Sequence[Numbers]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rows | list) and [*self] == [*other]
 
+    def padded(self) -> npt.NDArray[Any]:
+        """`[rows, widest]`, −1 where a row is shorter; where none is, it takes no memory of its own."""
+        numbers = np.frombuffer(self._numbers, dtype=self._numbers.typecode)
+        widths = np.diff(self._ends, prepend=0)
+        if len(set(widths.tolist())) == 1:
+            return numbers.reshape(len(widths), -1)
+        table = np.full((len(widths), widths.max()), -1, dtype=numbers.dtype)
+        table[np.arange(table.shape[1]) < widths[:, None]] = numbers
+        return table
+
 
 @lru_cache(maxsize=1024)
 def _ends(widths: tuple[int, ...]) -> tuple[int, ...]:
@@ -87,6 +99,11 @@ class Quantiles(Mapping[str, float]):
 
     def __len__(self) -> int:
         return len(self._levels)
+
+
+def padded(levels: Sequence[Sequence[int]]) -> npt.NDArray[np.int8]:
+    """As `Rows.padded`, of the levels of `Relations`, packed or not; not to be written to."""
+    return (levels if isinstance(levels, Rows) else Rows("b", levels)).padded()
 
 
 def plain(found: Any) -> Any:

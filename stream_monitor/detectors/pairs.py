@@ -41,6 +41,7 @@ from stream_monitor.association import (
 from stream_monitor.compiled import njit
 from stream_monitor.detectors.pair_judge import FEWEST, judge, steps_of
 from stream_monitor.detectors.pair_sums import BLOCK, KEPT, SCALE, WINDOWS, move_on
+from stream_monitor.packed import padded
 from stream_monitor.reference import LEVELS, Reference, Relations, Role
 
 Codes = npt.NDArray[np.uint8]
@@ -101,15 +102,11 @@ class Pairs:
         count = len(self.names)
         self.pairs = _pairs_of(count)
         roles = [reference.columns[i].role for i in self.places.tolist()]
-        predicted = np.array([role is Role.PREDICTION for role in roles])
-        self.with_prediction = predicted[self.pairs[:, 1]] & ~predicted[self.pairs[:, 0]]
-        self.among_inputs = ~predicted[self.pairs[:, 1]]
+        self.with_prediction, self.among_inputs, self._none = _masks(tuple(role is Role.PREDICTION for role in roles))
         self.min_change = min_change
         self.tables = counts_of(relations)
         self.reference_rows = self.tables.sum(axis=(1, 2), dtype=np.uint32)
-        self.levels = np.full((count, max(map(len, relations.levels))), -1, dtype=np.int8)
-        for i, own in enumerate(relations.levels):
-            self.levels[i, : len(own)] = own
+        self.levels = padded(relations.levels)
         tables = self.tables.astype(np.float64)
         self._scores = _scores(tables, self.levels)
         self._expected = _expected(tables, self._scores.astype(np.float64), self.pairs)
@@ -126,7 +123,6 @@ class Pairs:
         self._sums = np.zeros((KEPT, count), dtype=np.float32)
         self._all_products = np.zeros((windows, triangle), dtype=np.float32)
         self._all_sums = np.zeros((windows, count), dtype=np.float32)
-        self._none = np.zeros(len(self.pairs), dtype=np.bool_)
         self._block = -1
         """The blocks that the sums hold, −1 for none."""
 
@@ -296,6 +292,13 @@ def _pairs_of(count: int) -> Rows:
     pairs = np.stack(np.triu_indices(count, 1), axis=1).astype(np.int64)
     pairs.flags.writeable = False
     return pairs
+
+
+@cache
+def _masks(predicted: tuple[bool, ...]) -> tuple[npt.NDArray[np.bool_], ...]:
+    """Which pairs are of an input and a prediction, which of inputs, and none; for all streams with such columns."""
+    first, second = np.array(predicted)[_pairs_of(len(predicted)).T]
+    return second & ~first, ~second, np.zeros(len(first), dtype=np.bool_)
 
 
 def _scores(tables: Floats, levels: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,7 +13,7 @@ from benchmarks.throughput.detection import monitor_of, origins, sample
 from benchmarks.throughput.size import another
 from benchmarks.throughput.workload import NUMERIC
 from stream_monitor.monitor import Monitor
-from stream_monitor.packed import Numbers, Quantiles, Rows, plain
+from stream_monitor.packed import Numbers, Quantiles, Rows, padded, plain
 from stream_monitor.reference import Reference, load
 from tests.unit.detectors.references import make
 
@@ -72,6 +73,13 @@ def test_rows_compare_as_lists_of_lists_do() -> None:
     assert len(rows) == 3
     with pytest.raises(IndexError):
         rows[3]
+
+
+def test_levels_are_padded_to_the_widest() -> None:
+    assert padded([[0, 1], [2], [3, 4, 5]]).tolist() == [[0, 1, -1], [2, -1, -1], [3, 4, 5]]
+    levels: Any = Rows("b", [[0, 1], [-1, 3]])
+    assert padded(levels).tolist() == [[0, 1], [-1, 3]]
+    assert np.shares_memory(padded(levels), padded(levels))
 
 
 def test_quantiles_are_those_of_their_column() -> None:
