@@ -17,7 +17,8 @@ from stream_monitor.alerts import epoch_ms
 from stream_monitor.errors import WireError
 from stream_monitor.incidents import MAX_MEMBERS, NONE, IncidentsState
 from stream_monitor.reference import StreamKey
-from stream_monitor.state import INCIDENT_LETTER, key, parse_key
+from stream_monitor.state import INCIDENT_LETTER
+from stream_monitor.state_records import key, parse_key
 
 KIND: Final = b"I"
 _decoder = msgspec.msgpack.Decoder(IncidentsState)

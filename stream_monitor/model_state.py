@@ -21,7 +21,8 @@ from stream_monitor.ordering import LONG_AGO
 from stream_monitor.outcomes import NO_NAME
 from stream_monitor.reference import StreamKey
 from stream_monitor.scoring_state import ScoringState, pack_scoring, restore_scoring
-from stream_monitor.state import MAX_PARTS, MODEL_LETTERS, frames, key, parse_key, read_frames
+from stream_monitor.state import MODEL_LETTERS
+from stream_monitor.state_records import MAX_PARTS, frames, key, parse_key, read_frames
 from stream_monitor.waiting import EARLY, ENTRY, JOIN, Counts, Records
 
 KIND: Final = b"M"

@@ -14,7 +14,8 @@ from stream_monitor.outcomes import NO_NAME, Values, joined
 from stream_monitor.reference import Performance
 from stream_monitor.relations import RelationsState
 from stream_monitor.scoring import Scoring
-from stream_monitor.state import Array, Watched, check_trail, pack_array, pack_monitor, restore_monitor, unpack_array
+from stream_monitor.state import Watched, check_trail, pack_monitor, restore_monitor
+from stream_monitor.state_records import Array, pack_array, unpack_array
 
 
 class Related(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ import structlog
 import zstandard
 
 from stream_monitor import state as states
-from stream_monitor import wire
+from stream_monitor import state_records, wire
 from stream_monitor.batch import KIND, CodedBatch, RawBatch, decode, encode_coded, encode_raw
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
 from stream_monitor.broker.outgoing import partition_of
@@ -111,7 +111,7 @@ class Target:
         self.feed(watched, world.rows(1_000, drift_at=700))
         warming.feed(RawBatch(StreamKey(MODEL), tuple(world.rows(60))), self.book)
         records = states.save(watched, 7, 9, states.Saved(), 1)[0]
-        self.snapshot = msgspec.msgpack.decode(states.read_frames({0: records[0][1] or b""}, states.KIND, 256))
+        self.snapshot = msgspec.msgpack.decode(state_records.read_frames({0: records[0][1] or b""}, states.KIND, 256))
         self.warm_up = [(key, value or b"") for key, value in states.save(warming, 7, 9, states.Saved(), 1)[0]]
         batch = code(world.rows(120), StreamKey(MODEL), self.entry, self.binner)
         self.codes = [next(encode_coded(batch)), next(encode_raw(RawBatch(StreamKey(MODEL), tuple(world.rows(50)))))]
@@ -129,7 +129,7 @@ class Target:
 
     def state(self, rng: random.Random) -> None:
         """Restore it, go on with drifting rows, save it and read that back."""
-        number = states.key(StreamKey(MODEL), 0)
+        number = state_records.key(StreamKey(MODEL), 0)
         match rng.randrange(8):
             case 0:
                 body = damaged(msgspec.msgpack.encode(self.snapshot), rng)
@@ -227,7 +227,7 @@ class Target:
         """Everything once as it should be, so that all code is compiled, imported and has its memory."""
         self.restored(
             {
-                states.key(StreamKey(MODEL), 0): wire.pack(
+                state_records.key(StreamKey(MODEL), 0): wire.pack(
                     states.KIND, 1, [7, 0, 1, msgspec.msgpack.encode(self.snapshot)]
                 )
             }

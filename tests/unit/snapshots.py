@@ -11,7 +11,7 @@ import numpy as np
 import zstandard
 
 from stream_monitor import state as states
-from stream_monitor import wire
+from stream_monitor import state_records, wire
 from stream_monitor.batch import RawBatch
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
 from stream_monitor.coding import code
@@ -120,7 +120,7 @@ def encoded(given: Snapshot) -> Live:
 
 def framed(data: bytes) -> Live:
     """Any bytes as a snapshot of one part, with the right checksums; as version 1, which is not compressed."""
-    return {states.key(StreamKey("m"), 0): wire.pack(states.KIND, 1, [7, 0, 1, data])}
+    return {state_records.key(StreamKey("m"), 0): wire.pack(states.KIND, 1, [7, 0, 1, data])}
 
 
 def with_watched(given: Snapshot, **changes: Any) -> Snapshot:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream_monitor import state as states
-from stream_monitor import wire
+from stream_monitor import state_records, wire
 from stream_monitor.batch import RawBatch
 from stream_monitor.book import ReferenceBook, key_of
 from stream_monitor.detectors.recovery import Strength
@@ -96,7 +96,7 @@ def test_parts_that_do_not_belong_together_start_cold(change: str, monkeypatch: 
     feed(stream, world.rows(500), "plain")
     monkeypatch.setattr(wire, "RECORD_BYTES", 1_000)
     live, other = snapshot(stream, 1), snapshot(stream, 2)
-    one, two = states.key(stream.key, 1), states.key(stream.key, 2)
+    one, two = state_records.key(stream.key, 1), state_records.key(stream.key, 2)
     match change:
         case "missing":
             del live[one]
@@ -144,7 +144,7 @@ def test_a_warm_up_after_a_loss_does_not_build_on_old_chunks() -> None:
     stream = new_stream(warmup_events=100)
     feed(stream, world.rows(40), "warming")
     live = snapshot(stream)
-    part = states.key(stream.key, 0)
+    part = state_records.key(stream.key, 0)
     live[part] = live[part][:-3]
     back = restored(live, new_stream(warmup_events=100))
     assert back.lost
@@ -190,7 +190,7 @@ def test_another_tag_starts_that_detector_cold_and_no_other() -> None:
 def test_a_state_of_the_future_is_neither_lost_nor_cold() -> None:
     stream = new_stream()
     live = snapshot(stream)
-    part = states.key(stream.key, 0)
+    part = state_records.key(stream.key, 0)
     newer = wire.frame(states.KIND, wire.NEWEST + 1, live[part][wire.HEADER_BYTES :])
     with pytest.raises(VersionUnknown, match="upgrading"):
         restored({part: newer})

@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_monitor import state as states
-from stream_monitor import wire
+from stream_monitor import state_records, wire
 from stream_monitor.errors import WireError
 from stream_monitor.ordering import decode_tick
 from stream_monitor.reference import StreamKey
-from stream_monitor.state import Array
 from tests.unit import world
 from tests.unit.snapshots import (
     ROWS,
@@ -87,7 +86,9 @@ def test_damaged_records_start_cold_with_a_reason(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_damage_with_the_right_checksum_is_survived(seed: int) -> None:
     rng = random.Random(seed)
-    whole = msgspec.msgpack.encode(decoded({states.key(StreamKey("m"), 0): sound()[states.key(StreamKey("m"), 0)]}))
+    whole = msgspec.msgpack.encode(
+        decoded({state_records.key(StreamKey("m"), 0): sound()[state_records.key(StreamKey("m"), 0)]})
+    )
     for _ in range(30):
         survive(framed(damage(whole, rng)))
 
@@ -118,7 +119,9 @@ def mutated(value: Any, rng: random.Random) -> Any:
 def test_hostile_values_in_a_well_formed_snapshot_are_survived(seed: int) -> None:
     """Every type may fit and every checksum be right: what was never a state of ours must not bring the worker down."""
     rng = random.Random(seed)
-    whole = msgspec.msgpack.encode(decoded({states.key(StreamKey("m"), 0): sound()[states.key(StreamKey("m"), 0)]}))
+    whole = msgspec.msgpack.encode(
+        decoded({state_records.key(StreamKey("m"), 0): sound()[state_records.key(StreamKey("m"), 0)]})
+    )
     document = msgspec.msgpack.decode(whole)
     for _ in range(30):
         survive(framed(msgspec.msgpack.encode(mutated(document, rng))))
@@ -131,14 +134,14 @@ def test_hostile_values_in_a_well_formed_snapshot_are_survived(seed: int) -> Non
 def test_shapes_that_cannot_be_are_refused_before_anything_is_allocated(shape: list[int]) -> None:
     tracemalloc.start()
     with pytest.raises(WireError):
-        states.unpack_array(Array("<f8", shape, b""))
+        state_records.unpack_array(state_records.Array("<f8", shape, b""))
     assert tracemalloc.get_traced_memory()[1] < 100_000
     tracemalloc.stop()
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_wire_error_or_cold(data: bytes) -> None:
-    key = states.key(StreamKey("m"), 0)
+    key = state_records.key(StreamKey("m"), 0)
     for value in (data, wire.frame(states.KIND, 1, data), framed(data)[key]):
         assert restored({key: value}).lost
     for read in (states.unpack_clock, decode_tick):
@@ -152,7 +155,7 @@ def test_any_key_is_ours_or_strange(key: bytes) -> None:
     assert strange == 1
 
 
-@pytest.mark.parametrize("number", [-1, states.MAX_PARTS, 2**40, 2**70])
+@pytest.mark.parametrize("number", [-1, state_records.MAX_PARTS, 2**40, 2**70])
 def test_a_key_of_an_impossible_number_costs_no_tombstones(number: int) -> None:
     grouped, strange = states.group_records({msgspec.json.encode(["s", "m", "", "", number]): b"x"})
     assert (grouped, strange) == ({}, 1)
@@ -177,19 +180,19 @@ def test_what_looks_small_but_unpacks_large_is_bounded() -> None:
 def squeezed(data: bytes, *, told: bool = True) -> Live:
     """Any bytes as a compressed snapshot; `told`: it says how large it is."""
     packed = zstandard.ZstdCompressor(write_content_size=told).compress(data)
-    return {states.key(StreamKey("m"), 0): wire.pack(states.KIND, 2, [7, 0, 1, packed])}
+    return {state_records.key(StreamKey("m"), 0): wire.pack(states.KIND, 2, [7, 0, 1, packed])}
 
 
 @pytest.mark.parametrize(
     "live",
     [
-        squeezed(bytes(states.MAX_SNAPSHOT_BYTES + 1)),
+        squeezed(bytes(state_records.MAX_SNAPSHOT_BYTES + 1)),
         squeezed(bytes(1_000_000), told=False),
         squeezed(b"not a snapshot"),
-        {states.key(StreamKey("m"), 0): wire.pack(states.KIND, 2, [7, 0, 1, b"not compressed"])},
+        {state_records.key(StreamKey("m"), 0): wire.pack(states.KIND, 2, [7, 0, 1, b"not compressed"])},
         # A header that announces 2⁶² bytes, and nothing behind it.
         {
-            states.key(StreamKey("m"), 0): wire.pack(
+            state_records.key(StreamKey("m"), 0): wire.pack(
                 states.KIND, 2, [7, 0, 1, bytes.fromhex("28b52ffde0") + b"\0" * 7 + b"\x40"]
             )
         },

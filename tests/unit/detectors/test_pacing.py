@@ -14,7 +14,7 @@ from stream_monitor.detectors.pacing import ROWS, Pacing
 from stream_monitor.detectors.signal import Codes, Signal
 from stream_monitor.errors import WireError
 from stream_monitor.reference import Column, Reference
-from stream_monitor.state import pack_detector, unpack_detector
+from stream_monitor.state_records import pack_detector, unpack_detector
 from tests.unit.detectors.references import Made, make
 
 COLUMNS = ("a", "b", "c")
