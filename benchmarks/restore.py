@@ -34,6 +34,7 @@ import msgspec
 import numpy as np
 import structlog
 
+from benchmarks.memory import rss_bytes
 from stream_monitor import allocator, collector
 from stream_monitor import state as states
 from stream_monitor.association import counts_of, relations_of
@@ -146,10 +147,6 @@ def fill(shape: Shape, path: Path) -> None:
 
 
 # ---- restoring it ----
-
-
-def rss_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def records(path: Path) -> Iterator[tuple[int, bytes, bytes, list[tuple[bytes, bytes]], list[bytes]]]:

@@ -8,7 +8,6 @@ Prints one JSON object: events, wall seconds from the first record on, CPU secon
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from confluent_kafka import Consumer
 from kafka import KafkaConsumer
 from river import drift, sketch
 
+from benchmarks.memory import peak_rss_bytes
 from benchmarks.throughput import added
 from benchmarks.throughput.stages import Stages
 from benchmarks.throughput.workload import reference
@@ -33,7 +33,10 @@ PATIENCE_S: Final = 600.0
 
 
 def batches(address: str, topic: str, group: str | None) -> Iterator[tuple[KafkaConsumer, list[bytes]]]:
-    """Polls of the client, with the settings that our worker uses."""
+    """Polls of the client, with the settings that our worker uses.
+
+    They wait long: kafka-python loses sight of a group that it has joined between two polls, and reads nothing then.
+    """
     consumer = KafkaConsumer(
         topic, bootstrap_servers=address, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
         isolation_level="read_committed", max_poll_records=10_000, fetch_min_bytes=65_536, fetch_max_wait_ms=100,
@@ -41,7 +44,7 @@ def batches(address: str, topic: str, group: str | None) -> Iterator[tuple[Kafka
     )  # fmt: skip
     try:
         while True:
-            polled = consumer.poll(timeout_ms=200)
+            polled = consumer.poll(timeout_ms=30_000)
             values = [record.value for records in polled.values() for record in records]
             if values:
                 yield consumer, values
@@ -60,7 +63,7 @@ class Stopwatch:
             "events": events,
             "wall_s": time.monotonic() - self.wall_s,
             "cpu_s": time.process_time() - self.cpu_s,
-            "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "rss_mb": peak_rss_bytes() / 2**20,
         }
 
 

@@ -10,7 +10,6 @@ full.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -19,9 +18,11 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from benchmarks.memory import peak_rss_bytes
 from benchmarks.throughput.detection import monitor_of, ns_a_value, origins, sample
 from benchmarks.throughput.results import Figure
 from benchmarks.throughput.workload import NUMERIC, model
+from stream_monitor import allocator
 from stream_monitor import state as states
 from stream_monitor.association import counts_of, relations_of
 from stream_monitor.codes import FIRST_BIN
@@ -67,9 +68,10 @@ def _state_bytes(rows: int) -> tuple[float, float]:
 
 def hold(columns: int) -> dict[str, float]:
     """Streams of 20 columns, all of them different in all that a reference says."""
+    allocator.settle()  # as `worker.run` does
     reference, _, codes = sample(NUMERIC, 20_000)
     one_ns = ns_a_value(reference, codes, BATCH)
-    before, began = _rss(), time.monotonic()
+    before, began = peak_rss_bytes(), time.monotonic()
     rng = np.random.default_rng(5)
     monitors = []
     for number in range(columns // NUMERIC):
@@ -84,7 +86,7 @@ def hold(columns: int) -> dict[str, float]:
         if start >= 2 * BATCH:
             spent += time.process_time() - at
     many_ns = 1e9 * spent / ((rounds - 2) * BATCH * NUMERIC * len(monitors))
-    rss = _rss()
+    rss = peak_rss_bytes()
     return {
         "columns": NUMERIC * len(monitors), "streams": len(monitors), "rss_bytes": rss - before, "total_bytes": rss,
         "build_s": build_s, "one_ns": one_ns, "many_ns": many_ns,
@@ -110,10 +112,6 @@ def another(reference: Reference, of: str, rng: np.random.Generator) -> bytes:
     tables += rng.integers(0, 3, size=tables.shape)
     related = msgspec.structs.replace(relations, tables=tables.astype("<u2").tobytes())
     return msgspec.structs.replace(reference, model=of, columns=columns, relations=related).to_json()
-
-
-def _rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":
