@@ -218,12 +218,11 @@ class Adwin:
         arrays = restored("adwin", {name: part for name, part in state.items() if name in own}, own)
         self.blocks.restore("adwin", {n: part for n, part in state.items() if n not in own and n != "windows"})
         self._next_row, self._fed = arrays["next_row"], arrays["fed"]
-        for number, data in enumerate(windows):
-            self._restore_window(number, data)
+        for number, (data, fed) in enumerate(zip(windows, self._fed.tolist(), strict=True)):
+            self._restore_window(number, data, fed)
         self._most_fed = int(self._fed[:, 1].max(initial=0))
 
-    def _restore_window(self, number: int, data: bytes) -> None:
-        fed = self._fed[number].copy()
+    def _restore_window(self, number: int, data: bytes, fed: list[float]) -> None:
         self._restart(number)
         window = self._windows[number]
         if not plausible(data, window.__getstate__()) or not 0 <= fed[0] <= fed[1] <= MAX_WIDTH:
@@ -283,20 +282,21 @@ def plausible(data: object, fresh: bytes) -> bool:
         return False
     if data[len(data) - tail :] != fresh[len(fresh) - tail :] or head[11] < 0 or not isfinite(sum(head[5:9])):
         return False
-    width, used = 0, 0
-    for number, part in enumerate(_row_of(slots).iter_unpack(memoryview(data)[_HEAD.size : len(data) - tail])):
-        size, used, totals, variances = part[0], part[1], part[2], part[3 + slots]
-        # A sum is finite only if all of its terms are.
-        if size != own[2] or used > own[2] or totals != slots or variances != slots or not isfinite(sum(part)):
-            return False
-        width += used * 2**number
-    return bool(width == head[7] and (used > 0 or rows == 1))
+    part, size = _parts(rows, slots).unpack_from(data, _HEAD.size), 4 + 2 * slots
+    used, most = part[1::size], own[2]
+    # A sum is finite only if all of its terms are.
+    if not (set(part[0::size]) == {most} and max(used) <= most and isfinite(sum(part))):
+        return False
+    if not set(part[2::size]) == set(part[3 + slots :: size]) == {slots}:
+        return False
+    width = sum(count << number for number, count in enumerate(used))
+    return bool(width == head[7] and (used[-1] > 0 or rows == 1))
 
 
 @cache
-def _row_of(slots: int) -> struct.Struct:
-    """Capacity, used, and two vectors (totals, variances) with their lengths."""
-    return struct.Struct(f"<QQQ{slots}dQ{slots}d")
+def _parts(rows: int, slots: int) -> struct.Struct:
+    """Of every row: capacity, used, and two vectors (totals, variances) with their lengths."""
+    return struct.Struct("<" + f"QQQ{slots}dQ{slots}d" * rows)
 
 
 def _bucket_size(slots: int) -> int:

@@ -301,14 +301,16 @@ def _masks(predicted: tuple[bool, ...]) -> tuple[npt.NDArray[np.bool_], ...]:
     return second & ~first, ~second, np.zeros(len(first), dtype=np.bool_)
 
 
-def _scores(tables: Floats, levels: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+@njit
+def _scores(tables: Any, levels: Any) -> Any:
     """By column and level, in sixteenths of a standard deviation; 0 for levels that no code has."""
     found = np.zeros((len(levels), LEVELS), dtype=np.float32)
     for i in range(len(levels)):
         pair = max(i - 1, 0)  # the first that it is in: (0, 1), else (0, i)
         own = scores(margins(tables[pair])[0 if i == 0 else 1])
-        used = np.flatnonzero(np.bincount(levels[i][levels[i] >= 0], minlength=LEVELS))
-        found[i, used] = np.rint(own[used] * SCALE)
+        for level in levels[i]:
+            if level >= 0:
+                found[i, level] = np.rint(own[level] * SCALE)
     return found
 
 
