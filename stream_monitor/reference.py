@@ -76,7 +76,10 @@ class Season(StrEnum):
 SLOTS = {Season.NONE: 1, Season.HOUR_OF_DAY: 24, Season.HOUR_OF_WEEK: 168}
 
 
-class Bins(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+# Bins and columns, of which a worker has hundreds of thousands, are in no cycle: without `gc` 16 bytes less each.
+
+
+class Bins(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """The bins of one column in one stratum.
 
     `edges`: numeric only, `[bins]`, ascending *inclusive upper* edges; bin i holds edges[i−1] < x ≤ edges[i], the last
@@ -95,7 +98,7 @@ class Bins(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sum(self.counts)
 
 
-class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One watched column.
 
     `strata`: one `Bins` a stratum of the reference. `categories`: `[bins]` names, most common first;

@@ -17,7 +17,7 @@ from stream_monitor.packed import Numbers, Quantiles, Rows, padded, plain
 from stream_monitor.reference import Reference, load
 from tests.unit.detectors.references import make
 
-MOST_BYTES = 18_500
+MOST_BYTES = 14_000
 """A column of a stream of twenty, with its part of the reference; every window full."""
 
 
