@@ -37,8 +37,8 @@ from stream_monitor.reference import StreamKey
 RUN: Final = 256
 """Records taken at once."""
 RUN_BYTES: Final = 256 * 1024
-"""Bytes taken at once: what is parsed stays in the processor's cache until it is coded. A run of 1 MB costs 2.3 µs to
-parse an event of 800 bytes where one of 200 KB costs 1.8, and as much more to gather its columns."""
+"""Bytes taken at once: what is parsed stays in the processor's cache until it is coded. A run of 1 MB costs
+more to parse and to gather (ADR 8)."""
 FEW: Final = 8
 """A run of so many is not worth halving."""
 _TEXTS: Final[Collection[type]] = frozenset((str, type(None)))

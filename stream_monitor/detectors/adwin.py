@@ -37,7 +37,7 @@ from stream_monitor.reference import Reference
 STRETCH: Final = 0.15 / BLOCK_SD
 """Block means are stretched to a standard deviation of 0.15: [0, 1] is then 3.3 of them to either side."""
 MAX_WIDTH: Final = 2**14
-"""Blocks after which a window starts afresh, so that its state stays small (1.6 KB); 800,000 rows."""
+"""Blocks after which a window starts afresh, so that its state stays small; 800,000 rows."""
 ONSET_SLACK: Final = 4
 """Blocks by which the earliest plausible onset lies before the likeliest."""
 

@@ -1,7 +1,7 @@
 """How much one event depends on the last, where the reference cannot tell: measured on the stream's own first rows.
 
-A reference of shuffled rows has lost its order. To take its events for independent would be to hope: at AR(1) 0.9 that
-hope costs 15,000 false alarms in 10⁶ rows. So the stream's first rows are held back, the autocorrelation times and the
+A reference of shuffled rows has lost its order. To take its events for independent would be to hope (see
+`dependence.py` for what that costs). So the stream's first rows are held back, the autocorrelation times and the
 share of repeats are measured on their codes as they are on an ordered reference, and only then do the detectors see
 them; what they find is told at the row that ended the measurement. A drift that begins within these rows looks like
 dependence: the column is then watched more slowly than it could be, never more hastily than it should.

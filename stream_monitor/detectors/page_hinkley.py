@@ -38,7 +38,7 @@ class PageHinkleyParams:
     """River's parameters, in blocks. `threshold` 0: from the false-alarm budget.
 
     `alpha` is 1, not river's 0.9999: with forgetting the sums settle where forgetting cancels `delta`, and after some
-    10⁴ values the test wanders without any slack (simulated: 1 false alarm in 6,600 blocks at any threshold).
+    10⁴ values the test wanders without any slack, so that a higher threshold helps little.
     """
 
     block_rows: int = 50

@@ -1,9 +1,9 @@
 """Likelihood ratios of a reference's columns, by stratum, code and alternative, as `evidence` looks them up.
 
 Equal tables of columns, and of streams with equal references, are kept once. A ratio is kept as its fourth root in
-sixteen bits, rounded down so that evidence never grows by it: 3 KB a numeric column of 70 bins. That costs at most
-0.00007 of a ratio near 1 where none is above 2, and 0.0004 where one is 1,000; the weakest alternative that is tested
-grows by a factor of 1.003 a row (`doubt.LEAST_INFORMATION`).
+sixteen bits, rounded down so that evidence never grows by it: 3 KB a numeric column of 70 bins (`test_ratios.py`). That
+costs at most 0.00007 of a ratio near 1 where none is above 2, and 0.0004 where one is 1,000; the weakest alternative
+that is tested grows by a factor of 1.003 a row (`doubt.LEAST_INFORMATION`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from stream_monitor.reference import Column, Reference
 Rows = npt.NDArray[np.int64]
 
 PACE: Final = 0.85
-"""Share of the autocorrelation time beyond 1 that likelihood ratios are slowed down by: what keeps the budget, measured
-on AR(1) 0.5 and 0.9 (the whole of it gave a fifth of the false alarms asked for)."""
+"""Share of the autocorrelation time beyond 1 that likelihood ratios are slowed down by: what keeps the budget, on
+AR(1) 0.5 and 0.9 (`benchmarks/detection.md`, A2: 0.84 and 1.02 of the false alarms asked for; ADR 4)."""
 CHUNK: Final = 64
-"""Columns whose ratios are computed at once: bounds the working memory to some 12 MB."""
+"""Columns whose ratios are computed at once, to bound the working memory: an array of all their ratios is 1.2 MB."""
 LARGEST_RATIO: Final = 2.0**26
 """A row says no more than this: four roots of what is smaller have a digit for every percent."""
 _DOWN: Final = 1 - 1e-7

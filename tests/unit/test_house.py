@@ -11,12 +11,14 @@ import stream_monitor
 
 ROOT = Path(stream_monitor.__file__).parent
 PURE = (
-    "alerts", "association", "baseline", "batch", "bets", "binning", "book", "codes", "collected", "compare",
-    "dependence", "discover", "display", "encode", "encoder", "estimate", "evaluate_outcomes", "evaluation",
-    "events", "features", "fit", "gaps", "heavy", "held", "incident_state", "incidents", "inject", "labels",
-    "lifecycle", "merge", "model", "model_state", "monitor", "outcomes", "outside", "packed", "performance",
-    "reference", "relations", "scoring", "scoring_state", "season", "signatures", "silence", "state", "stream",
-    "streams", "summary", "telling", "topics", "trail", "waiting", "wire",
+    "alerts", "alignment", "association", "baseline", "batch", "bets", "binning", "book", "cells", "codes", "coding",
+    "collected", "compare", "dependence", "discover", "display", "draft", "encode", "encoder", "estimate",
+    "evaluate_outcomes", "evaluation", "events", "features", "fit", "fit_segments", "gaps", "guards", "heavy", "held",
+    "incident_state", "incidents", "inject", "labels", "lane", "learn", "lifecycle", "limits", "merge", "model",
+    "model_state", "monitor", "ordering", "outcome_levels", "outcome_relations", "outcomes", "outside", "packed",
+    "performance", "privacy", "reference", "relations", "rows", "say", "scoring", "scoring_state", "season",
+    "segmented", "segments", "show", "signatures", "silence", "state", "state_records", "stream", "streams",
+    "summary", "tally", "telling", "topics", "trail", "waiting", "wire",
 )  # fmt: skip
 WORLDLY = {
     "asyncio", "kafka", "logging", "os", "pathlib", "random", "requests", "select", "socket", "structlog",

@@ -23,8 +23,8 @@ Client = TypeVar("Client")
 
 if find_spec("crc32c") is None:
     warnings.warn(
-        "the package crc32c is missing: kafka-python then checks records in pure Python, and every record costs 7 to "
-        "21 times as much; install kafka-python[crc32c]",
+        "the package crc32c is missing: kafka-python then checks records in pure Python, and every record costs many "
+        "times as much; install kafka-python[crc32c]",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -19,7 +19,7 @@ class _Secret(str):
 
 @dataclass(frozen=True, slots=True)
 class KafkaSettings:
-    """All that the Kafka broker is told; names and units are kafka-python's, the defaults were measured (KAFKA notes).
+    """All that the Kafka broker is told; names and units are kafka-python's.
 
     `connect_timeout_ms` bounds the opening of any client. The steps of a commit have time limits of their own; should
     one of them hang nevertheless, the process is taken down after `commit_timeout_ms` (by default, the sum of these

@@ -90,3 +90,10 @@ def test_a_numeric_column_has_a_shorter_table_than_a_row_of_all_alternatives_for
     full, width = int(ratios.full[0]), int(ratios.widths[0])
     assert 0 < full < width
     assert len(ratios.table) < 0.65 * codes * width * len(np.unique(ratios.base))
+
+
+def test_the_ratios_of_a_column_of_70_bins_take_3_kb(rng: np.random.Generator) -> None:
+    made = make({"x": rng.normal(size=50_000)})
+    ratios = Evidence(made.reference, EvidenceParams(), 1e-8).ratios
+    assert 65 < made.reference.columns[0].bins < 75
+    assert 2_700 < ratios.table.nbytes < 3_300
