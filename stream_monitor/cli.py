@@ -162,21 +162,23 @@ def check(
 def topics_create(
     config: ConfigOption = None,
     with_predictions: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Create the predictions topic too, with N partitions.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Create the topics of predictions and labels too, with N partitions."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be created.")] = False,
     verbose: Verbose = 0,
 ) -> None:
     """Create the topics that do not exist yet, with the right partitions, compaction and retention.
 
-    What exists is left alone; where it has a shape that cannot work, that is said, and the exit code is 5.
+    What exists is left alone; where it has a shape that cannot work, that is said, and the exit code is 5. The topics
+    that your models write to are yours; where one is missing, that is said as well.
     """
     from stream_monitor import topics
 
     settings = prepare(config)
     wanted = topics.specs(settings, predictions=with_predictions)
     with broker_of(settings) as broker:
-        found = broker.topics([spec.name for spec in wanted])
+        found = broker.topics([*(spec.name for spec in wanted), *topics.inputs(settings).values()])
         missing = [spec for spec in wanted if spec.name not in found]
         if missing and not dry_run:
             broker.create_topics(missing)
@@ -186,6 +188,9 @@ def topics_create(
         count = f"{number:>4} partition{'' if number == 1 else 's'}"
         configs = "" if spec.name in found else " ".join(f"{key}={value}" for key, value in spec.settings.items())
         typer.echo(f"{state:<10} {spec.name:<28} {count:<17}{configs}".rstrip())
+    if with_predictions is None:
+        for problem in topics.missing_inputs(settings, found):
+            typer.echo(f"note: {problem}")
     problems = topics.mismatches([spec for spec in wanted if spec.name in found], found)
     if problems:
         raise TopicMismatch("\n".join(problems))

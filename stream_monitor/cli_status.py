@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +23,8 @@ def status(
 ) -> None:
     """Show every stream that is watched, as the workers last wrote it to the status topic.
 
-    Each line is at most a minute old by the workers' clock while its stream is read; `as_of` in the JSON says when.
+    A line is written with every alert of its stream, else once a minute while the stream is read; `as_of` in the JSON
+    says when. Times of events, and the rate, are those that the events name.
     """
     from rich.console import Console
 
@@ -33,9 +36,14 @@ def status(
     if as_json:
         typer.echo(json.dumps(records, indent=2, ensure_ascii=False))
         return
+    streams = [record for record in records if record["type"] == "stream"]
+    if not streams:
+        typer.echo(f"no stream yet: no event has come on {settings.topics.predictions!r}, or no worker runs "
+                   "(`stream-monitor run`)")  # fmt: skip
+        return
     console = Console()
     console.width = max(console.width, WIDTH)
-    console.print(table([record for record in records if record["type"] == "stream"]))
+    console.print(table(streams))
     labels = [record for record in records if record["type"] == "labels"]
     if labels:
         console.print()
@@ -48,6 +56,18 @@ def status(
             others = ", ".join(other or "(none)" for other in record["others"])
             typer.echo(f"new version {record['version']} of {record['model']} since {record['first_seen']}, "
                        f"beside {others}")  # fmt: skip
+    if newest := max((record.get("as_of") or "" for record in records), default=""):
+        typer.echo(f"\nwritten last {_ago(newest, time.time())}")
+
+
+def _ago(written: str, now_s: float) -> str:
+    """When that was, and how long ago: of workers that are all gone the table tells nothing else.
+
+    >>> _ago("2026-03-01T12:00:00.500Z", datetime.fromisoformat("2026-03-01T12:03:00Z").timestamp())
+    '2026-03-01 12:00:00 UTC, 3 min ago'
+    """
+    passed_s = max(0.0, now_s - datetime.fromisoformat(written).timestamp())
+    return f"{written[:19].replace('T', ' ')} UTC, {_duration(passed_s)} ago"
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> Any:

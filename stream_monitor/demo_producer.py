@@ -10,8 +10,10 @@ from itertools import chain, islice
 from stream_monitor.broker.protocol import Broker, Message
 from stream_monitor.config import Settings
 from stream_monitor.demo import LATE_ROWS, car_loan_labels, car_loan_production, car_loan_reference, event_of, label_of
+from stream_monitor.errors import TopicMismatch
 from stream_monitor.events import Row
 from stream_monitor.publish import publish
+from stream_monitor.topics import inputs, missing_inputs
 
 TICK_S = 0.2
 """Time between two transactions: the events become visible in such lots."""
@@ -19,6 +21,8 @@ TICK_S = 0.2
 
 def produce(settings: Settings, broker: Broker, events_per_s: int, say: Callable[[str], None]) -> None:
     """Send all production events once; raises TopicMismatch or BrokerError."""
+    if missing := missing_inputs(settings, broker.topics([*inputs(settings).values()])):
+        raise TopicMismatch("\n".join(missing))
     name = settings.transactional_id("demo")
     for published in publish(broker, settings.topics.references, name, [car_loan_reference()]):
         say(f"reference of {published.reference.stream}: epoch {published.epoch}")
@@ -27,6 +31,8 @@ def produce(settings: Settings, broker: Broker, events_per_s: int, say: Callable
     labels = _Labels(settings.topics.labels) if settings.topics.labels else None
     if labels is not None:
         say(f"their labels go to {labels.topic!r}, {LATE_ROWS:,} events late")
+    else:
+        say("without labels: topics.labels names no topic for them")
     producer = broker.producer(name)
     due_s, sent = time.monotonic(), 0
     try:
@@ -42,6 +48,7 @@ def produce(settings: Settings, broker: Broker, events_per_s: int, say: Callable
             producer.commit(labels.rest(), {}, None)
     finally:
         producer.close()
+    say(f"all sent; alerts come on {settings.topics.alerts!r}, and `stream-monitor status` tells how the stream stands")
 
 
 class _Labels:

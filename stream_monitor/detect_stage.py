@@ -360,8 +360,8 @@ class DetectStage:
             held.touched = held.ticked = False
         for _, alert in self._watch.found.alerts:
             self.counts.alerts[f"{alert.kind}.{alert.state}"] += 1
-            log.info("alert", state=alert.state.value, severity=alert.severity.value, stream=str(alert.stream),
-                     column=alert.column, id=alert.id)  # fmt: skip
+            log.info("alert", state=alert.state.value, severity=alert.severity.value, kind=alert.kind.value,
+                     stream=str(alert.stream), what=alert.summary, id=alert.id)  # fmt: skip
         self._watch.found.clear()
         self._last_commit_s = now_s
         self.counts.commits += 1

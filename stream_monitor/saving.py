@@ -97,8 +97,9 @@ class Saving:
             batchful.messages += self._incident_messages(partition, held)
         for partition, held in self._in_turn(held_by):
             self._save_due(batchful, partition, held, everything)
-        for held in held_by.values():
-            self._tell_status(batchful, held, everything)
+        for partition, held in held_by.items():
+            news = {subject for where, subject in found.urgent if where == partition}
+            self._tell_status(batchful, held, news, everything)
         return batchful
 
     def _incident_messages(self, partition: TopicPartition, held: Held) -> Iterator[Message]:
@@ -107,18 +108,22 @@ class Saving:
             name, value = incident_state.pack(model, held.incidents[model].state(), version)
             yield Message(self._settings.topics.state, name, value, partition.partition)
 
-    def _tell_status(self, batchful: Batchful, held: Held, everything: bool) -> None:
-        """The status of streams and models that were saved since it was last told, each at most once a minute."""
+    def _tell_status(self, batchful: Batchful, held: Held, news: set[Subject], everything: bool) -> None:
+        """The status of streams and models that were saved since it was last told: of those with news at once, since
+        whoever was called by an alert looks there first; of the others at most once a minute."""
         topic, clock_ms = self._settings.topics.status, held.clock.clock_ms
         batchful.messages += [Message(topic, key, record) for key, record in held.news.items()]
         for key in held.shown - held.streams.keys():
             batchful.messages.append(Message(topic, status.stream_key(key), None))
             batchful.untold.append((held, key))
-        for subject in list(held.untold)[: len(held.untold) if everything else STATUS_AT_ONCE]:
+        turns = list(held.untold)
+        if news:
+            turns.sort(key=lambda subject: subject not in news)
+        for subject in turns[: len(turns) if everything else max(STATUS_AT_ONCE, len(news))]:
             tracked = held.models.get(subject) if isinstance(subject, str) else held.streams.get(subject)
             if tracked is None:  # it has ended
                 del held.untold[subject]
-            elif everything or clock_ms - tracked.told_ms >= status.EVERY_MS:
+            elif everything or subject in news or clock_ms - tracked.told_ms >= status.EVERY_MS:
                 batchful.messages.append(self._status_of(tracked, clock_ms))
                 batchful.told.append((held, subject))
             else:  # its turn comes

@@ -1,8 +1,8 @@
 """What the status topic says: how every stream stands, and which versions appeared. Compacted; one record a stream.
 
 Keys: `["stream", model, version, segment]`, `["labels", model]` and `["new_version", model, version]`. A record is
-written with the state of its stream or model, in the same transaction, at most once a minute by the ticks' clock; that
-of a stream that ends is deleted.
+written with the state of its stream or model, in the same transaction: with every alert, else at most once a minute by
+the ticks' clock; that of a stream that ends is deleted.
 It is for people and dashboards: nothing of ours reads it back, and nothing is decided by it.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stream_monitor.stream import Stream
 
 EVERY_MS: Final = 60_000
-"""Between two records of one stream, by the ticks' clock."""
+"""Between two records of one stream that has no news, by the ticks' clock."""
 MOST_OPEN: Final = 20
 """Open alerts that a record lists."""
 MOST_SCORED: Final = 50

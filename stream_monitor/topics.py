@@ -40,8 +40,8 @@ def _kept(hours: int) -> dict[str, str]:
 def specs(settings: Settings, *, predictions: int | None = None) -> list[TopicSpec]:
     """Every topic that is ours, in the order to create them; `predictions` partitions adds the input topics."""
     topics = settings.topics
-    inputs = [topics.predictions] + ([topics.labels] if topics.labels else [])
-    by_hand = [TopicSpec(name, predictions, {}, topics.replication) for name in inputs] if predictions else []
+    names = inputs(settings).values()
+    by_hand = [TopicSpec(name, predictions, {}, topics.replication) for name in names] if predictions else []
     codes = _kept(topics.codes_retention_hours)
     single = {
         topics.references: _COMPACTED | {"max.message.bytes": str(LARGEST_RECORD_BYTES)},
@@ -57,12 +57,28 @@ def specs(settings: Settings, *, predictions: int | None = None) -> list[TopicSp
     ]
 
 
+def inputs(settings: Settings) -> dict[str, str]:
+    """The topics that others write, by their role: a key of the section `topics`."""
+    topics = settings.topics
+    return {"predictions": topics.predictions} | ({"labels": topics.labels} if topics.labels else {})
+
+
+def missing_inputs(settings: Settings, found: Mapping[str, TopicInfo]) -> list[str]:
+    """Which of them are not there; each text says what to do."""
+    return [
+        f"topic {name!r} (topics.{role}) does not exist: name the one that is written to, or create it "
+        "(`stream-monitor topics create --with-predictions N`)"
+        for role, name in inputs(settings).items()
+        if name not in found
+    ]
+
+
 def rights(settings: Settings) -> dict[str, frozenset[str]]:
     """What a worker must be allowed to do with each topic, in the words of ACLs; docs/security.md has it as well."""
     topics = settings.topics
     read, write, look = "READ", "WRITE", "DESCRIBE_CONFIGS"
     return {
-        **{name: frozenset({read}) for name in (topics.predictions, topics.labels) if name},
+        **dict.fromkeys(inputs(settings).values(), frozenset({read})),
         **dict.fromkeys((topics.codes, topics.state, topics.references), frozenset({read, write, look})),
         **dict.fromkeys((topics.alerts, topics.rejects, topics.status), frozenset({write, look})),
     }

@@ -29,7 +29,7 @@ from stream_monitor.observe import unobserved
 from stream_monitor.privacy import veil_of
 from stream_monitor.publish import publish
 from stream_monitor.reference import load
-from stream_monitor.topics import mismatches, refusals, rights, specs
+from stream_monitor.topics import inputs, mismatches, missing_inputs, refusals, rights, specs
 
 log = structlog.get_logger()
 
@@ -180,14 +180,8 @@ class Worker:
 
 def _require_topics(settings: Settings, broker: Broker) -> None:
     wanted = specs(settings)
-    inputs = {"predictions": settings.topics.predictions, "labels": settings.topics.labels}
-    found = broker.topics([*(spec.name for spec in wanted), *filter(None, inputs.values())])
-    problems = mismatches(wanted, found)
-    problems += [
-        f"topic {name!r} ({role}) does not exist: create it, or name yours as topics.{role}"
-        for role, name in inputs.items()
-        if name is not None and name not in found
-    ]
+    found = broker.topics([*(spec.name for spec in wanted), *inputs(settings).values()])
+    problems = [*mismatches(wanted, found), *missing_inputs(settings, found)]
     if problems:
         raise TopicMismatch("\n".join(problems))
     if refused := refusals(rights(settings), found):
@@ -240,6 +234,8 @@ def _run_on(settings: Settings, stages: frozenset[StageName], stop: threading.Ev
             outside.metrics.tell([(metrics.READY, (), 0.0)])
             if time.monotonic() - started_s > RETRY_MOST_S:  # it had worked
                 wait_s = RETRY_FIRST_S
+            if stop.is_set():
+                break
             log.warning("broker unreachable, trying again", wait_s=wait_s, why=str(error))
             stop.wait(wait_s)
             wait_s = min(2 * wait_s, RETRY_MOST_S)

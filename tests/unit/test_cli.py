@@ -149,6 +149,14 @@ def test_topics_are_created_once(run: Run, broker: MemoryBroker, minimal: Path) 
     assert "created    stream-monitor.state           32 partitions  cleanup.policy=compact" in made.out
     again = run("topics", "create", "--config", minimal)
     assert (again.code, again.out.count("exists ")) == (0, 6)
+    assert "note:" not in again.out
+
+
+def test_an_input_topic_that_is_missing_is_said(run: Run, broker: MemoryBroker, minimal: Path) -> None:
+    made = run("topics", "create", "--config", minimal)
+    assert made.code == 0
+    assert "note: topic 'predictions' (topics.predictions) does not exist" in made.out
+    assert "--with-predictions N" in made.out
 
 
 def test_a_topic_of_the_wrong_shape_is_an_error(run: Run, broker: MemoryBroker, minimal: Path) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from stream_monitor import demo, demo_producer
 from stream_monitor.broker.memory import MemoryBroker
 from stream_monitor.config import Settings
+from stream_monitor.errors import TopicMismatch
 from stream_monitor.labels import Label, LabelShape, decode_labels
 from stream_monitor.topics import specs
 
@@ -49,6 +50,15 @@ def test_the_producer_sends_labels_where_a_topic_is_named() -> None:
     assert len(broker.records(settings.topics.predictions)) == 50_000
     assert len(broker.records("labels")) == 50_000
     assert "2,000 events late" in " ".join(said)
+
+
+def test_the_producer_publishes_nothing_where_a_topic_is_missing() -> None:
+    settings = Settings.model_validate({"topics": {"partitions": 2}})
+    broker = MemoryBroker(clock_ms=lambda: 0)
+    broker.create_topics(specs(settings))
+    with pytest.raises(TopicMismatch, match="--with-predictions"):
+        demo_producer.produce(settings, broker, 10_000_000, lambda _: None)
+    assert not broker.records(settings.topics.references)
 
 
 @pytest.mark.slow

@@ -67,9 +67,11 @@ def test_once_a_minute_at_most_and_never_left_behind() -> None:
     """Rows for five minutes, saved at every commit; then silence, in which the last word is still said."""
     world = World(partitions=1, references=[reference()])
     worker = world.worker()
+    batch = rows(3_000)
     for start in range(0, 3_000, 10):
-        world.write(rows(10, first=start), live=True)
+        world.write(batch[start : start + 10], live=True)
         world.turn(worker, step_s=1.0)
+    assert not world.alerts()
     told = records(world)[status.stream_key(reference().stream)]
     assert 5 <= len(told) <= 6
     world.settle(worker)
@@ -77,6 +79,20 @@ def test_once_a_minute_at_most_and_never_left_behind() -> None:
     last = records(world)[status.stream_key(reference().stream)]
     assert len(last) <= len(told) + 2
     assert last[-1]["rows"] == 3_000
+
+
+def test_an_alert_is_told_with_it_and_not_a_minute_later() -> None:
+    world = World(partitions=1, references=[reference()])
+    worker = world.worker()
+    batch = rows(3_000, drift_at=1_500)
+    for start in range(0, 3_000, 10):
+        world.write(batch[start : start + 10], live=True)
+        world.turn(worker)
+        fired = {alert["episode"] for alert in world.column_alerts() if alert["state"] == "firing"}
+        if fired:
+            break
+    last = records(world)[status.stream_key(reference().stream)][-1]
+    assert {each["episode"] for each in last["open"]} == fired != set()
 
 
 def test_new_versions_are_told_beside_those_there_were() -> None:
@@ -249,3 +265,15 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "m/v0" in text
     assert "new version v1 of m since" in text
+    assert "written last " in text
+    assert " ago" in text
+
+
+def test_the_command_says_where_there_is_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World()
+    monkeypatch.setenv("STREAM_MONITOR_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setattr("stream_monitor.cli_status.broker_of", lambda _: nullcontext(world.broker))
+    cli.app(["status"], standalone_mode=False)
+    assert "no stream yet: no event has come on 'predictions'" in capsys.readouterr().out

@@ -135,8 +135,8 @@ def translated(error: Exception, doing: str, settings: KafkaSettings) -> BrokerE
         # A refusal can look like this too: the client drops an answer when the connection is closed right behind it.
         credentials = ", and the credentials" if settings.security_protocol.startswith("SASL") else ""
         return BrokerUnavailable(
-            f"Kafka at {settings.address} did not answer while {what}; check bootstrap_servers, that the brokers run, "
-            f"that they speak {settings.security_protocol}{credentials}"
+            f"Kafka at {settings.address} did not answer while {what}; check bootstrap_servers, that the brokers run "
+            f"and speak {settings.security_protocol}{credentials}"
         )
     return BrokerError(f"Kafka at {settings.address} failed while {what}")
 

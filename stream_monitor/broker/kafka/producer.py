@@ -248,7 +248,7 @@ class TransactionalProducer:
             return translated(error, doing, self._settings)
         return TopicMismatch(
             f"the brokers at {self._settings.address} know no topic {', '.join(missing)}; create what is missing with "
-            "`stream-monitor topics create`"
+            "`stream-monitor topics create` (--with-predictions N: the input topics too)"
         )
 
     def _tell(self, step: str) -> None:
