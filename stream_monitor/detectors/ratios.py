@@ -35,6 +35,8 @@ CHUNK: Final = 64
 """Columns whose ratios are computed at once, to bound the working memory: an array of all their ratios is 1.2 MB."""
 LARGEST_RATIO: Final = 2.0**26
 """A row says no more than this: four roots of what is smaller have a digit for every percent."""
+REPEAT_SCALE: Final = 2.0**-57
+"""A repeat says no more than 0.9 / 0.01, which is below 2⁷: see `_repeats`."""
 _DOWN: Final = 1 - 1e-7
 """What a root is shrunk by before it is cut: more than what float32 can round up when the fourth power is taken."""
 
@@ -47,8 +49,8 @@ class Ratios:
     alternative k at code x of column c in stratum s is `table[base[s, c] + x · (full[c] − 1) + k − 1]` for k below
     `full[c]`; the others say the same of most codes, and have one row for all of those, of `widths[c] − full[c]`: it
     starts at `rest[s, c]`, and a code's is number `kinds[kind_base[s, c] + x]`. Eight roots may be read at once from
-    one place before any of these on. Number 0 is `repeat`, which looks at two rows:
-    `repeat[repeat_base[s, c] + x]` where the code x repeats, else `no_repeat[c]`.
+    one place before any of these on. Number 0 is `repeat`, which looks at two rows: where the code x repeats its root
+    is `repeat[repeat_base[s, c] + x]`, of scale `REPEAT_SCALE`, else its ratio is `no_repeat[c]`.
     `weights`: `[Σ widths]`, and `repeat_weights`: `[columns]`, in whose place `weights` has 0: sum 1 a column but for
     what overshoot allows. `gain`: `[Σ widths]` expected growth a row of log-evidence under the
     alternative itself. `half`: `[Σ widths]` 1/E√ratio under the reference, less its doubt, which makes √ratio the
@@ -68,13 +70,13 @@ class Ratios:
     scale_base: Rows
     scale: npt.NDArray[np.float32]
     repeat_base: Rows
-    repeat: npt.NDArray[np.float32]
+    repeat: npt.NDArray[np.uint16]
     no_repeat: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32]
     repeat_weights: npt.NDArray[np.float32]
-    gain: npt.NDArray[np.float32]
+    gain: npt.NDArray[np.float16]
     half: npt.NDArray[np.float32]
-    weaker: npt.NDArray[np.int16]
+    weaker: npt.NDArray[np.int8]
 
     def at(self, strata: npt.NDArray[Any], column: int, codes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """`[rows, alternatives]` of rows with these codes (of the column's own); `repeat` is taken to say nothing."""
@@ -152,8 +154,8 @@ def _build(columns: Iterable[Column], tables: Tables, doubt: float, log_threshol
     own = np.arange(gain_of.shape[1]) < widths[:, None]
     return Ratios(
         layouts, widths, first, full, *short, scale_base, scale, repeat_base, repeat, no_repeat, weights,
-        repeat_weights, gain_of[own].astype(np.float32), half_of[own].astype(np.float32),
-        weaker_of[own].astype(np.int16),
+        repeat_weights, gain_of[own].astype(np.float16), half_of[own].astype(np.float32),
+        weaker_of[own].astype(np.int8),
     )  # fmt: skip
 
 
@@ -334,7 +336,7 @@ def _chain(usable: Any, numbers: Any, starts: Any, found: Any) -> None:
 
 def _repeats(
     columns: list[Column], tables: Tables, tolerance_rows: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     """Ratios of the alternative "90 % of rows repeat the one before" to the reference's own stickiness.
 
     The reference is taken to repeat the row before with probability s, else to draw from p; s is what makes its share
@@ -358,4 +360,5 @@ def _repeats(
     hit = np.where(usable[:, None], hit / tolerance[..., None], 1.0)
     miss = np.where(usable, miss / tolerance.min(axis=0), 1.0)
     gain = np.where(usable, (p * np.log(hit)).sum(axis=2).mean(axis=0) * share + 0.1 * np.log(miss), 0.0)
-    return base, hit.astype(np.float32).ravel(), miss.astype(np.float32), np.maximum(gain, 0.0)
+    roots = np.sqrt(np.sqrt(hit.ravel() / REPEAT_SCALE)) * _DOWN
+    return base, roots.astype(np.uint16), miss.astype(np.float32), np.maximum(gain, 0.0)

@@ -8,6 +8,7 @@ import numpy as np
 
 from stream_monitor.codes import INVALID
 from stream_monitor.compiled import njit
+from stream_monitor.detectors.ratios import REPEAT_SCALE
 
 NEVER: Final = -1
 NO_CODE: Final = 255
@@ -96,7 +97,9 @@ def _look_up(
         for k in range(0, width - full, 4):
             _copy_four(table[shared + k : shared + k + 4], row[full + k : full + k + 4])
         row[0] = 0
-        pairs[i] = repeat[repeat_base[stratum] + code] if code == last else no_repeat
+        pairs[i] = no_repeat
+        if code == last:
+            pairs[i] = _ratio(repeat[repeat_base[stratum] + code], np.float32(REPEAT_SCALE))
         if last == NO_CODE:
             pairs[i] = np.float32(1.0)
         last = code

@@ -16,6 +16,7 @@ from stream_monitor.detectors.alternatives import (
     step_probability,
 )
 from stream_monitor.detectors.evidence import Evidence, EvidenceParams
+from stream_monitor.detectors.ratios import REPEAT_SCALE
 from stream_monitor.detectors.recursions import NEVER
 from stream_monitor.detectors.signal import Signal
 from stream_monitor.detectors.tables import probabilities
@@ -36,7 +37,7 @@ def plain_loop(shape: Shape, column: int, threshold: float) -> tuple[int, float,
         row_of = ratios.at(np.array([stratum]), column, np.array([code]))
         increments = np.log(row_of[0].astype(np.float64)).tolist()
         if previous is not None:
-            hit = float(ratios.repeat[int(ratios.repeat_base[stratum, column]) + code])
+            hit = int(ratios.repeat[int(ratios.repeat_base[stratum, column]) + code]) ** 4 * REPEAT_SCALE
             increments[0] = log(hit if code == previous else float(ratios.no_repeat[column]))
         previous = code
         for k in range(width):
