@@ -60,7 +60,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", metavar="", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     verbose: Verbose = 0,
 ) -> None:
@@ -108,7 +108,7 @@ app.command(epilog=cli_compare.EXAMPLE)(cli_compare.compare)
 @app.command(epilog="Example: `stream-monitor demo --to-kafka --config config/monitor.yaml`")
 def demo(
     to_kafka: Annotated[
-        bool, typer.Option("--to-kafka", help="Send the events to the Kafka of the configuration instead.")
+        bool, typer.Option("--to-kafka", metavar="", help="Send the events to the Kafka of the configuration instead.")
     ] = False,
     rate: Annotated[int, typer.Option(metavar="EVENTS", min=1, help="Events a second.")] = 10_000,
     config: ConfigOption = None,
@@ -165,7 +165,7 @@ def topics_create(
         int | None,
         typer.Option(min=1, metavar="N", help="Create the topics of predictions and labels too, with N partitions."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be created.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would be created.")] = False,
     verbose: Verbose = 0,
 ) -> None:
     """Create the topics that do not exist yet, with the right partitions, compaction and retention.

@@ -37,7 +37,9 @@ def compare(
     versions: Annotated[
         tuple[str, str], typer.Option("--versions", metavar="V W", help="The two versions.")
     ] = ("", ""),
-    as_json: Annotated[bool, typer.Option("--json", help="Everything as a JSON array, a segment an element.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Everything as a JSON array, a segment an element.")
+    ] = False,
     time: Time = None,
     id: Id = None,
     prediction: Prediction = None,

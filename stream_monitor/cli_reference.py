@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 import typer
@@ -28,6 +28,9 @@ from stream_monitor.cli_tables import (
 from stream_monitor.errors import ConfigError, DataError, Fault
 from stream_monitor.privacy import veil_of
 from stream_monitor.reference import MAX_SEGMENT_FEATURES, MAX_SEGMENTS, Reference, Season, load
+
+FEW_ROWS: Final = 1_000
+"""Of training data; fewer are built from, with a word about it."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -62,8 +65,9 @@ def build(
         typer.Option(
             min=1,
             max=MAX_SEGMENTS,
-            show_default="20",
-            help="Most of them; the other values are pooled, by feature, as `other`.",
+            metavar="N",
+            show_default=False,
+            help="Most of them, else the configuration's, 20; the other values are pooled, by feature, as `other`.",
         ),
     ] = None,
     season: Annotated[
@@ -72,7 +76,10 @@ def build(
     ] = "auto",
     unordered: Annotated[
         bool,
-        typer.Option("--unordered", help="The rows are shuffled: their order says nothing about that of the events."),
+        typer.Option(
+            "--unordered", metavar="",
+            help="The rows are shuffled: their order says nothing about that of the events.",
+        ),
     ] = False,
     importances: Annotated[
         Path | None,
@@ -124,14 +131,17 @@ def build(
         references = [veil.reference(reference) for reference in references]
     for reference, path in zip(references, _paths(out, references), strict=True):
         _write(path, reference)
-        rows, columns = f"{reference.source.rows:,} rows", f"{len(reference.columns)} columns"
-        typer.echo(f"{path}: {reference.stream}, {columns} of {rows}, digest {reference.digest()}")
+        rows = f"{reference.source.rows:,} row{'' if reference.source.rows == 1 else 's'}"
+        typer.echo(f"{path}: {reference.stream}, {len(reference.columns)} columns of {rows}, "
+                   f"digest {reference.digest()}")  # fmt: skip
         for part in reference.parts:
             typer.echo(f"  segment: {part.name}, {part.rows:,} rows")
         for name, reason in sorted(reference.skipped.items()):
             typer.echo(f"  not watched: {name}: {reason}")
         for name in sorted(options.importance.keys() - {column.name for column in reference.columns}):
             typer.echo(f"  note: importance of {name}: no watched column is called that")
+        if reference.source.rows < FEW_ROWS:
+            typer.echo(f"  note: {rows} will show large drifts only; 5,000 will do, 50,000 are better")
         for note in reference.source.notes:
             typer.echo(f"  note: {note}")
 

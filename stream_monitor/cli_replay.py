@@ -25,7 +25,7 @@ from stream_monitor.cli_tables import (
     reading,
 )
 from stream_monitor.errors import ConfigError, DataError, Fault
-from stream_monitor.reference import Reference, load
+from stream_monitor.reference import Reference, StreamKey, load
 
 if TYPE_CHECKING:
     from stream_monitor.alerts import Alert
@@ -90,7 +90,8 @@ def replay(
 
     injections = parse(inject or [])
     settings = prepare(config, needs_kafka=False)
-    references = [load_reference(path) for path in [*settings.references, *(reference or [])]]
+    asked = {path: load_reference(path) for path in reference or []}
+    references = [*map(load_reference, settings.references), *asked.values()]
     given = TableOptions(model, version, time, id, prediction, label, segment, ignore)
     with _sink(alerts) as sink, reading(files, given, settings) as reader:
         if isinstance(reader.columns, Shape) and model is not None:
@@ -103,8 +104,17 @@ def replay(
         )  # fmt: skip
     console = Console(stderr=True)
     console.print("\n".join(_report(summary)), highlight=False, soft_wrap=True)
+    for path, each in asked.items():
+        if not any(_is_for(each.stream, stream) for stream in summary.streams):
+            console.print(f"\nnote: {path} was not used: it is of {each.stream}, and no event belongs to that; compare "
+                          "--model and --version with it", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
     if injections:
         console.print("\n".join(_injection_report(injections, summary)), highlight=False, soft_wrap=True)
+
+
+def _is_for(reference: StreamKey, stream: StreamKey) -> bool:
+    """Whether a reference, with a version or for all of them, is one for the stream."""
+    return reference.model == stream.model and reference.version in ("", stream.version)
 
 
 def load_reference(path: Path) -> Reference:
@@ -203,6 +213,8 @@ def _stream_report(name: str, told: StreamSummary) -> Iterator[str]:
     yield f"[bold]{escape(name)}[/]: {_count(told.rows, 'event')} watched{learned}"
     if told.failed:
         yield f"  [red]not watched:[/] {escape(told.failed)}"
+    elif told.learning is not None:
+        yield f"  still learning its reference: {told.learning[0]:,} of {told.learning[1]:,} events"
     elif not told.columns:
         yield "  nothing drifted"
     for column, seen in told.columns.items():

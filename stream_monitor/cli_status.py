@@ -18,7 +18,7 @@ WIDTH = 160
 
 def status(
     config: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The records as a JSON array.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="The records as a JSON array.")] = False,
     verbose: Verbose = 0,
 ) -> None:
     """Show every stream that is watched, as the workers last wrote it to the status topic.

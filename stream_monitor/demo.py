@@ -16,6 +16,7 @@ from typing import Final
 
 import orjson
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -28,7 +29,7 @@ from stream_monitor.events import Row
 from stream_monitor.fit import build_references
 from stream_monitor.publish import publish
 from stream_monitor.reference import Reference
-from stream_monitor.say import line
+from stream_monitor.say import INDENT, line
 from stream_monitor.tables import TableColumns, read
 from stream_monitor.worker import Worker
 
@@ -174,7 +175,9 @@ def _paced(chunks: Iterator[list[Row]], events_per_s: int) -> Iterator[list[Row]
 def _news(subscriber: Reader, console: Console) -> list[Alert]:
     alerts = [Alert.model_validate_json(record.value) for record in subscriber.poll(0.0) if record.value]
     for alert in alerts:
-        console.print("   " + line(alert), highlight=False)
+        head, below = line(alert).split("\n", 1)
+        console.print("   " + head, highlight=False)
+        console.print(Padding(below.lstrip(), (0, 0, 0, 2 * len(INDENT)), expand=False), highlight=False)
     return alerts
 
 

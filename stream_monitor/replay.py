@@ -47,9 +47,11 @@ class ColumnSummary:
 
 @dataclass(slots=True)
 class StreamSummary:
-    """One stream: rows watched, rows its reference was learned from, and its columns."""
+    """One stream: rows watched, rows its reference was learned from, and its columns. `learning`: of one that still
+    learns, rows so far, and how many it takes."""
 
     rows: int = 0
+    learning: tuple[int, int] | None = None
     learned_from: int = 0
     reference: Reference | None = None
     failed: str = ""
@@ -148,6 +150,7 @@ class Replay:
         batch = self._batch(key, rows)
         outcome = stream.feed(batch, self._book)
         told.rows += outcome.fed
+        told.learning = (len(stream.warmup), stream.warmup_rows) if stream.monitor is None else None
         if outcome.failed:
             told.failed = outcome.failed
         if outcome.learned is not None:

@@ -24,6 +24,14 @@ def test_building_a_reference(run: Run, table: Path, tmp_path: Path) -> None:
     assert not list(out.parent.glob("*.partial"))
 
 
+def test_few_rows_are_said(run: Run, tmp_path: Path) -> None:
+    table = tmp_path / "few.csv"
+    table.write_text("a,b\n" + "1,2\n")
+    result = run("reference", "build", table, "--model", "m", "--out", tmp_path / "r.json")
+    assert "2 columns of 1 row, digest" in result.out
+    assert "note: 1 row will show large drifts only" in result.out
+
+
 def test_shuffled_rows_are_declared(run: Run, table: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.json"
     result = run("reference", "build", table, *COLUMNS, "--unordered", "--out", out)

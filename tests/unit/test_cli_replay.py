@@ -33,6 +33,17 @@ def test_a_quiet_replay_says_so(run: Run, document: Path, table: Path) -> None:
     result = run("replay", table, *COLUMNS, "--reference", document)
     assert (result.code, result.out) == (0, "")
     assert "nothing drifted" in result.err
+    assert "not used" not in result.err
+
+
+def test_a_replay_says_what_it_did_not_do(run: Run, document: Path, tmp_path: Path) -> None:
+    """A reference of another model changes nothing, and too few events are not watched at all: neither is good news."""
+    events = tmp_path / "events.jsonl"
+    events.write_text('{"model": "other", "features": {"x": 1}}\n' * 3)
+    told = run("replay", events, "--reference", document).err
+    assert "still learning its reference: 3 of 5,000 events" in told
+    assert "nothing drifted" not in told
+    assert f"note: {document} was not used: it is of " in told.replace("\n", " ")
 
 
 def test_a_replay_that_cannot_be(run: Run, document: Path, table: Path, tmp_path: Path) -> None:
