@@ -16,7 +16,7 @@ import numpy.typing as npt
 from stream_monitor.compiled import njit
 from stream_monitor.detectors.signal import Codes, State, Strata
 from stream_monitor.detectors.states import restored, within
-from stream_monitor.detectors.tables import Tables
+from stream_monitor.detectors.tables import RANK, Tables
 
 SERIES: Final = ("rank", "spread")
 BLOCK_SD: Final = (1 / 12 / 50) ** 0.5
@@ -117,8 +117,8 @@ def _accumulate(
             code = codes[i, column]
             if code >= widths[column]:
                 code = 1
-            location += rank[strata[i], column, code]
-            distance += spread[strata[i], column, code]
+            location += RANK * rank[strata[i], column, code]
+            distance += RANK * spread[strata[i], column, code]
             fill += 1
             if fill >= block_rows[column]:
                 place = starts[i]

@@ -20,7 +20,7 @@ from stream_monitor.detectors.histogram import Histogram
 from stream_monitor.detectors.pacing import Pacing
 from stream_monitor.detectors.page_hinkley import PageHinkley
 from stream_monitor.detectors.signal import Codes, Detector, Signal, State, Strata
-from stream_monitor.detectors.tables import rank_order, tables_of
+from stream_monitor.detectors.tables import RANK, rank_order, tables_of
 from stream_monitor.errors import WireError
 from stream_monitor.reference import Reference
 
@@ -146,7 +146,7 @@ class DetectorSet:
     def mean_rank(self, column: int, counts: npt.NDArray[np.int64] | None = None) -> float:
         """The mean rank of counts by code under the reference; of the reference itself without any."""
         shares = self._shares(column)
-        u = self._tables.rank[0, column, : len(shares)].astype(np.float64)
+        u = self._tables.rank[0, column, : len(shares)] * RANK
         if counts is None or not counts.sum():
             return float(shares @ u)
         return float(counts @ u[: len(counts)]) / int(counts.sum())
@@ -159,7 +159,7 @@ class DetectorSet:
         p, z = self._shares(column), 0.0
         rows = n * self._tables.n[:, column].sum() / (n + self._tables.n[:, column].sum())
         for ranks in (self._tables.rank, self._tables.spread):
-            u = ranks[0, column, : len(counts)].astype(np.float64)
+            u = ranks[0, column, : len(counts)] * RANK
             mean = float(p @ u)
             sd = math.sqrt(max(float(p @ (u - mean) ** 2), 1e-12))
             found = (float(counts @ u) / n - mean) / (sd * math.sqrt(float(self._tables.time[column]) / rows))

@@ -23,7 +23,7 @@ from stream_monitor.compiled import njit
 from stream_monitor.detectors.distances import Distances, distances, effect_groups, sums
 from stream_monitor.detectors.signal import Codes, Signal, State, Strata
 from stream_monitor.detectors.states import Array, restored, within
-from stream_monitor.detectors.tables import code_order, tables_of
+from stream_monitor.detectors.tables import RANK, code_order, tables_of
 from stream_monitor.reference import Reference
 
 Floats = npt.NDArray[np.float64]
@@ -154,7 +154,7 @@ class Histogram:
 
     def _signal(self, row: int, column: int, window: Window, far: Distances) -> Signal:
         onset_pane = self._onset_pane(column, window.p)
-        rank = self.tables.rank[0, column, : len(window.counts)].astype(np.float64)
+        rank = self.tables.rank[0, column, : len(window.counts)] * RANK
         shift = float((window.counts / window.n - window.p) @ rank)
         moved = bool(self.tables.ordered[column]) and abs(shift) > far.wasserstein_rank / 2
         onset = onset_pane * self.params.pane_rows

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from stream_monitor.codes import ABOVE, BELOW, FIRST_BIN, INVALID, MISSING
 from stream_monitor.reference import Column, Kind, Reference
 
+RANK: Final = 2.0**-16
+"""The unit of ranks. A block's mean is 0.04 off by chance alone (`blocks.BLOCK_SD`)."""
 MAX_TIME: Final = 2_000.0
 """Longest autocorrelation time that is worked with; a slower feature hardly ever says anything new."""
 
@@ -23,15 +25,16 @@ MAX_TIME: Final = 2_000.0
 class Tables:
     """What the detectors of one stream look up.
 
-    `widths`: `[columns]` codes each column has. `p`, `rank`, `spread`: `[strata, columns, codes]` float32, probability,
-    mid-rank u and mid-rank of |2u − 1| of every code, 0 beyond the column's own. `n`: `[strata, columns]` rows.
-    `time`: `[columns]` autocorrelation time in rows, rounded up in steps of 5 %. `ordered`: `[columns]` numeric ones.
+    `widths`: `[columns]` codes each column has. `p`, `rank`, `spread`: `[strata, columns, codes]`, probability,
+    mid-rank u and mid-rank of |2u − 1| of every code, the ranks in units of `RANK`; 0 beyond the column's own.
+    `n`: `[strata, columns]` rows. `time`: `[columns]` autocorrelation time in rows, rounded up in steps of 5 %.
+    `ordered`: `[columns]` numeric ones.
     """
 
     widths: npt.NDArray[np.int64]
     p: npt.NDArray[np.float32]
-    rank: npt.NDArray[np.float32]
-    spread: npt.NDArray[np.float32]
+    rank: npt.NDArray[np.uint16]
+    spread: npt.NDArray[np.uint16]
     n: npt.NDArray[np.int64]
     time: npt.NDArray[np.float64]
     ordered: npt.NDArray[np.bool_]
@@ -60,7 +63,8 @@ def _build(reference: Reference) -> Tables:
     columns = reference.columns
     widths = np.array([FIRST_BIN + column.bins for column in columns], dtype=np.int64)
     shape = (reference.strata, len(columns), int(widths.max()))
-    p, rank, spread = (np.zeros(shape, dtype=np.float32) for _ in range(3))
+    p = np.zeros(shape, dtype=np.float32)
+    rank, spread = np.zeros((2, *shape), dtype=np.uint16)
     n = np.zeros(shape[:2], dtype=np.int64)
     for width in np.unique(widths).tolist():  # all columns of a width at once: a call costs more than its numbers
         alike = np.flatnonzero(widths == width)
@@ -70,12 +74,16 @@ def _build(reference: Reference) -> Tables:
         n[:, alike] = counts.sum(axis=2).astype(np.int64)
         p[:, alike, :width] = share
         ranks = mid_ranks(share, code_order(width))
-        rank[:, alike, :width] = ranks
+        rank[:, alike, :width] = _in_units(ranks)
         order = np.argsort(np.abs(2 * ranks.astype(np.float32) - 1), kind="stable")
-        spread[:, alike, :width] = mid_ranks(share, order)
+        spread[:, alike, :width] = _in_units(mid_ranks(share, order))
     time = np.array([quantised_time(column.autocorrelation_time) for column in columns])
     ordered = np.array([column.kind is Kind.NUMERIC for column in columns])
     return Tables(widths, p, rank, spread, n, time, ordered)
+
+
+def _in_units(ranks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.clip(np.rint(ranks / RANK), 0, 1 / RANK - 1)
 
 
 def probabilities(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stream_monitor.detectors.blocks import Blocks
-from stream_monitor.detectors.tables import mid_ranks, quantised_time, tables_of
+from stream_monitor.detectors.tables import RANK, mid_ranks, quantised_time, tables_of
 from tests.unit.detectors.shapes import Shape
 
 
@@ -18,8 +18,8 @@ def test_equal_the_means_of_slices(shape: Shape) -> None:
         rows = int(blocks.rows[column])
         assert rows == int(np.ceil(50 * tables.time[column]))
         own = means.values[means.columns == column]
-        rank = tables.rank[shape.strata, column, shape.codes[:, column]].astype(np.float64)
-        spread = tables.spread[shape.strata, column, shape.codes[:, column]].astype(np.float64)
+        rank = tables.rank[shape.strata, column, shape.codes[:, column]] * RANK
+        spread = tables.spread[shape.strata, column, shape.codes[:, column]] * RANK
         count = len(shape.codes) // rows
         assert own[:, 0] == pytest.approx(rank[: count * rows].reshape(count, rows).mean(axis=1))
         assert own[:, 1] == pytest.approx(spread[: count * rows].reshape(count, rows).mean(axis=1))
