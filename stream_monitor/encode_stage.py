@@ -37,6 +37,8 @@ BUFFERED_RECORDS: Final = 20_000
 BUFFERED_BYTES: Final = 64 * 1024 * 1024
 """What waits in all; a partition with more than its share of it is paused."""
 LEAST_BUFFER_BYTES: Final = 1024 * 1024
+STANDSTILL_S: Final = 0.5
+"""Between two polls: what fetches have told of the ends is old by then."""
 STUCK_S: Final = 20.0
 """A partition that has more to read and has brought nothing for so long (its broker is away) is not told as behind."""
 IDLE_AFTER_S: Final = 60.0
@@ -105,6 +107,8 @@ class EncodeStage:
         self._busy_s = 0.0
         self._paused: set[TopicPartition] = set()
         self._ends: dict[TopicPartition, int] = {}
+        """As asked for, beside what fetches tell."""
+        self._polled_s = 0.0
         self._fetched_s: dict[TopicPartition, float] = {}
         """When a partition last brought something, or was let to."""
         self._observe_commit = observe_commit
@@ -117,6 +121,7 @@ class EncodeStage:
         if polled.assigned:
             self._busy_s = now_s
             self._fetched_s |= dict.fromkeys(polled.assigned, now_s)
+        self._ask_after_standstill(now_s)
         for partition, records in polled.records.items():
             self._fetched_s[partition] = now_s
             self._lane(partition).merger.add(partition, dated(records), self._clock_ms())
@@ -228,6 +233,7 @@ class EncodeStage:
             if gap.anew:  # else what was read is encoded, though the log has lost it
                 self._await([partition])
             self._gaps[partition] = gap
+            self._ends.pop(partition, None)  # of another log, if it was made anew
             self._consumer.seek(partition, gap.resumed_at)
         self._consumer.resume(partitions)
 
@@ -244,9 +250,8 @@ class EncodeStage:
         self._pending_bytes += lane.take(lagging, room, now_s)
 
     def _lags(self, partition: TopicPartition) -> bool:
-        end = self._consumer.end_seen(partition)
-        end = self._ends.get(partition) if end is None else end
-        return end is None or self._consumer.position(partition) < end
+        ends = [end for end in (self._consumer.end_seen(partition), self._ends.get(partition)) if end is not None]
+        return not ends or self._consumer.position(partition) < max(ends)
 
     def _is_behind(self, partition: TopicPartition, now_s: float) -> bool:
         """Whether there is more to come of what is on an input partition already."""
@@ -278,10 +283,21 @@ class EncodeStage:
             # Nothing is fetched from what is paused, and a fetch does not tell the end of a partition that was given
             # back after a lost session and has nothing new: neither end would be heard of.
             unheard = {each for each in self._consumer.assignment() if self._consumer.end_seen(each) is None}
-            asked = self._consumer.bounds(self._paused | unheard)
-            self._ends = {partition: end for partition, (_, end) in asked.items()}
+            not_reached = {each for each in self._ends.keys() & self._consumer.assignment() if self._lags(each)}
+            self._ends = {each: self._ends[each] for each in not_reached} | self._ask(self._paused | unheard)
             self._backpressure.look([self._sight(lane, now_s) for lane in self._lanes], now_s)
         self._backpressure.regulate()
+
+    def _ask_after_standstill(self, now_s: float) -> None:
+        """Fetches answer one by one: after a standstill (a first compilation, a long step of detection, a paused
+        machine) a partition that was at its end when last heard of is behind, and its rows are to be waited for."""
+        stood_s, self._polled_s = now_s - self._polled_s, now_s
+        if stood_s >= STANDSTILL_S:
+            self._ends |= self._ask(self._consumer.assignment())
+
+    def _ask(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Their ends, as the broker knows them now."""
+        return {partition: end for partition, (_, end) in self._consumer.bounds(partitions).items()}
 
     def _sight(self, lane: Lane, now_s: float) -> Sight:
         others = lane.others(self._inputs(lane)) if self._consumer.assignment() else set()

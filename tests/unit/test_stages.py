@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from stream_monitor import wire
-from stream_monitor.batch import KIND, CodedBatch, Origins, encode_coded
+from stream_monitor.batch import KIND, CodedBatch, Origins, decode, encode_coded
 from stream_monitor.book import ReferenceBook
 from stream_monitor.broker.memory import MemoryBroker
 from stream_monitor.broker.outgoing import partition_of
 from stream_monitor.broker.protocol import Message, Record, TopicPartition
+from stream_monitor.encode_stage import TICK_KEY
 from stream_monitor.merge import AHEAD_MS, Merger
 from stream_monitor.ordering import MAX_WAIT_MS, STEP_MS, Tick, encode_tick
 from stream_monitor.reference import StreamKey
@@ -69,6 +70,30 @@ def test_records_in_memory_outlive_retention() -> None:
     world.broker.truncate(partition, 800)
     world.settle(worker)
     assert worker.encode.counts.rows == 500
+
+
+def test_after_a_standstill_a_partition_that_answers_late_is_waited_for() -> None:
+    """What fetches told of the ends before a worker stood still (a first compilation, a restore, a paused machine) is
+    old: a partition whose next fetch comes later than the others' has rows of all that time, and is not at its end."""
+    world = World(partitions=2, references=[reference()])
+    worker = world.worker()
+    batch = rows(600)
+    slow = TopicPartition(world.base.topics.predictions, 1)
+    world.write(batch[:100], live=True)
+    world.settle(worker)
+    for start in range(100, 600, 2):  # meanwhile it stands still
+        world.now_s += 0.01
+        world.write(batch[start : start + 1], partition=0, live=True)
+        world.write(batch[start + 1 : start + 2], partition=1, live=True)
+    assert worker.encode is not None
+    worker.encode._consumer.pause([slow])  # its answer is not there yet
+    world.turn(worker, rounds=3, step_s=0.1)
+    worker.encode._consumer.resume([slow])
+    world.settle(worker)
+    fed = [decode(record.value) for record in world.broker.records(world.base.topics.codes) if record.key != TICK_KEY]
+    stamps = np.concatenate([each.origins.record_ms for each in fed if isinstance(each, CodedBatch)])
+    assert len(stamps) == 600
+    assert np.diff(stamps).min() >= 0
 
 
 def test_every_partition_gets_its_share_of_the_save_budget() -> None:
