@@ -14,10 +14,10 @@ from typing import Final
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
 """Numbers of `mallopt(3)`."""
-KEPT_BYTES: Final = 64 * 1024 * 1024
+KEPT_BYTES: Final = 16 * 1024 * 1024
 """Free memory at the top of the heap that is kept, at most."""
-MAPPED_BYTES: Final = 8 * 1024 * 1024
-"""What is larger than this is mapped by itself, and given back when it goes."""
+MAPPED_BYTES: Final = 2 * 1024 * 1024
+"""What is larger than this is mapped by itself and given back when it goes: what is fetched of a backlog, above all."""
 
 
 def settle() -> bool:
