@@ -390,7 +390,8 @@ def _inputs(group: Group, members: Sequence[Member]) -> str:
         parts = list(dict.fromkeys(each.segment for each in moved))
         where = f" in {parts[0]}" + (f" and {len(parts) - 1} other segments" if len(parts) > 1 else "")
     noun = "input" if (group.inputs or len(names)) == 1 else "inputs"
-    return f"{count} {noun} moved{where} ({moved[0].column} most: {moved[0].said})"
+    first = moved[0].column + (" most" if len(names) > 1 else "")
+    return f"{count} {noun} moved{where} ({first}: {moved[0].said})"
 
 
 def _relations(members: Sequence[Member]) -> str:

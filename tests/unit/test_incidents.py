@@ -89,6 +89,11 @@ def test_alerts_whose_onsets_fall_together_are_one_with_the_columns_ranked() -> 
     )
 
 
+def test_of_a_single_input_it_is_not_said_that_it_moved_most() -> None:
+    (firing,) = taken(incidents(), alert("a", 10), alert("a", 10, segment="EU"))
+    assert firing.summary.startswith("Since 1970-01-01 10:00 one of seven inputs moved (a: median 1 → 2). ")
+
+
 def test_importance_times_effect_where_the_reference_has_importances() -> None:
     (firing,) = taken(incidents(), alert("a", 10, js=0.2, importance=0.9), alert("b", 10, js=0.4, importance=0.1))
     assert [(member.column, member.score) for member in firing.members] == [("a", 0.18), ("b", 0.04)]
