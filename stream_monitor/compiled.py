@@ -18,6 +18,12 @@ def njit(function: F) -> F:
         return _compile(function, cache=False)
 
 
+def inlined(function: F) -> F:
+    """Likewise, for a small function in a hot loop: handing an array over costs some nanoseconds."""
+    compiled: F = numba.njit(inline="always", nogil=True, error_model="numpy")(function)
+    return compiled
+
+
 def _compile(function: F, *, cache: bool) -> F:
     compiled: F = numba.njit(cache=cache, nogil=True, error_model="numpy")(function)
     return compiled

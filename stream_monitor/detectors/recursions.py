@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from stream_monitor.codes import INVALID
-from stream_monitor.compiled import njit
+from stream_monitor.compiled import inlined, njit
 from stream_monitor.detectors.ratios import REPEAT_SCALE
 
 NEVER: Final = -1
@@ -150,9 +150,8 @@ def _hunt(
             ratio = _ratio(root[k], scales[k])
             sr[k] = (sr[k] + weight[k]) * ratio
             grown = cu[k] * ratio
-            alive = grown > one
-            cu[k] = grown if alive else one
-            age[k] = age[k] + 1 if alive else 0
+            cu[k] = max(grown, one)  # no branch: half a vector's store would hold up the next row's load
+            age[k] = (age[k] + 1) * np.int32(grown > one)
         total = _sum(sr) + repeated
         if total >= threshold:
             fired = total
@@ -205,7 +204,7 @@ def _follow(
     posterior[0], back[column], return_row[column] = repeated, normal, returned
 
 
-@njit
+@inlined
 def _sum(values: Any) -> Any:
     """Eight partial sums: the order of addition is fixed, and the compiler can still use vector lanes."""
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0.0)
