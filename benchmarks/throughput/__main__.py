@@ -51,9 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument(
-        "--main-events", type=int, default=400_000, help="of the main job, whose last events wait for a commit interval"
+        "--main-events", type=int, default=1_000_000,
+        help="of the main job, which loads its kernels first, and whose last events wait for a commit interval",
+    )  # fmt: skip
+    parser.add_argument(
+        "--plain-events", type=int, default=100_000, help="of the plain consumer, whose first events cost most"
     )
-    parser.add_argument("--plain-events", type=int, default=20_000, help="of the plain consumer, which is slow")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument(
         "--scale", type=float, default=1.0, help="of the parts that need no broker: rows, columns, seconds"

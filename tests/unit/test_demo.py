@@ -62,6 +62,7 @@ def test_the_producer_publishes_nothing_where_a_topic_is_missing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untouched")  # it sets up logging
 def test_it_finds_what_is_true() -> None:
     written = io.StringIO()
     assert demo.demo(Console(file=written, width=100), events_per_s=100_000) == 0
