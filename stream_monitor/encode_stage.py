@@ -293,7 +293,7 @@ class EncodeStage:
         machine) a partition that was at its end when last heard of is behind, and its rows are to be waited for."""
         stood_s, self._polled_s = now_s - self._polled_s, now_s
         if stood_s >= STANDSTILL_S:
-            self._ends |= self._ask(self._consumer.assignment())
+            self._ends |= self._ask({each for each in self._consumer.assignment() if not self._lags(each)})
 
     def _ask(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Their ends, as the broker knows them now."""
