@@ -47,7 +47,8 @@ from stream_monitor.config import Settings
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, fit
 from stream_monitor.ordering import Tick, encode_tick
-from stream_monitor.reference import Reference, Season, StreamKey, load
+from stream_monitor.reference import Reference, Season, StreamKey
+from stream_monitor.reference_checks import load
 from stream_monitor.streams import StreamFactory
 from stream_monitor.topics import specs
 from stream_monitor.worker import Worker

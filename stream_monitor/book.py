@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
-from stream_monitor import reference as references
 from stream_monitor.errors import ReferenceInvalid
 from stream_monitor.privacy import Veil
 from stream_monitor.reference import Reference, StreamKey
+from stream_monitor.reference_checks import load
 
 LEARNED_EPOCH: Final = 0
 """The epoch of a reference learned by warming up: published ones start at 1, so they always supersede it."""
@@ -70,7 +70,7 @@ class ReferenceBook:
             if removed and not self._used(removed[1]):
                 self._by_digest.pop(removed[1], None)
             return under, None
-        reference = references.load(value, name=f"reference {stream}, epoch {epoch}")
+        reference = load(value, name=f"reference {stream}, epoch {epoch}")
         if reference.stream != stream:
             raise ReferenceInvalid(f"reference of {reference.stream} published under the key of {stream}")
         reference = self.veil.reference(reference) if self.veil else reference

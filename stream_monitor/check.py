@@ -10,7 +10,7 @@ from stream_monitor.config_detection import ModelSettings
 from stream_monitor.errors import ConfigError, Fault, ReferenceInvalid
 from stream_monitor.features import feature_of
 from stream_monitor.reference import Reference, Role
-from stream_monitor.reference import load as load_reference
+from stream_monitor.reference_checks import load as load_reference
 
 CONFIG_SUFFIXES = {".yaml", ".yml"}
 GLOB = frozenset("*?[")

@@ -27,7 +27,8 @@ from stream_monitor.cli_tables import (
 )
 from stream_monitor.errors import ConfigError, DataError, Fault
 from stream_monitor.privacy import veil_of
-from stream_monitor.reference import MAX_SEGMENT_FEATURES, MAX_SEGMENTS, Reference, Season, load
+from stream_monitor.reference import MAX_SEGMENT_FEATURES, MAX_SEGMENTS, Reference, Season
+from stream_monitor.reference_checks import load
 
 FEW_ROWS: Final = 1_000
 """Of training data; fewer are built from, with a word about it."""

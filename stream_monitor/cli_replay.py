@@ -25,7 +25,8 @@ from stream_monitor.cli_tables import (
     reading,
 )
 from stream_monitor.errors import ConfigError, DataError, Fault
-from stream_monitor.reference import Reference, StreamKey, load
+from stream_monitor.reference import Reference, StreamKey
+from stream_monitor.reference_checks import load
 
 if TYPE_CHECKING:
     from stream_monitor.alerts import Alert

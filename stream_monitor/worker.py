@@ -28,7 +28,7 @@ from stream_monitor.metrics import Metrics
 from stream_monitor.observe import unobserved
 from stream_monitor.privacy import veil_of
 from stream_monitor.publish import publish
-from stream_monitor.reference import load
+from stream_monitor.reference_checks import load
 from stream_monitor.topics import inputs, mismatches, missing_inputs, refusals, rights, specs
 
 log = structlog.get_logger()

@@ -27,7 +27,8 @@ from stream_monitor import state as states
 from stream_monitor.association import counts_of, relations_of
 from stream_monitor.codes import FIRST_BIN
 from stream_monitor.config import Settings
-from stream_monitor.reference import Bins, Reference, load
+from stream_monitor.reference import Bins, Reference
+from stream_monitor.reference_checks import load
 from stream_monitor.streams import StreamFactory
 
 COLUMNS: Final = 100_000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stream_monitor.broker.memory import MemoryBroker
-from stream_monitor.reference import load
+from stream_monitor.reference_checks import load
 from tests.unit.conftest import COLUMNS, Run
 
 

@@ -19,7 +19,8 @@ from stream_monitor.encode import Binner
 from stream_monitor.errors import DataError
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, build_references, fit
-from stream_monitor.reference import Column, Kind, Reference, Role, Season, StreamKey, load
+from stream_monitor.reference import Column, Kind, Reference, Role, Season, StreamKey
+from stream_monitor.reference_checks import load
 from stream_monitor.tables import TableColumns, read
 from tests.unit.rows import PACKAGE_DATA, TEST_DATA, row, rows_of
 

@@ -16,9 +16,9 @@ PURE = (
     "evaluate_outcomes", "evaluation", "events", "features", "fit", "fit_segments", "gaps", "guards", "heavy", "held",
     "incident_state", "incidents", "inject", "labels", "lane", "learn", "lifecycle", "limits", "merge", "model",
     "model_state", "monitor", "ordering", "outcome_levels", "outcome_relations", "outcomes", "outside", "packed",
-    "performance", "privacy", "reference", "relations", "rows", "say", "scoring", "scoring_state", "season",
-    "segmented", "segments", "show", "signatures", "silence", "state", "state_records", "stream", "streams",
-    "summary", "tally", "telling", "topics", "trail", "waiting", "wire",
+    "performance", "privacy", "reference", "reference_checks", "relations", "rows", "say", "scoring",
+    "scoring_state", "season", "segmented", "segments", "show", "signatures", "silence", "state", "state_records",
+    "stream", "streams", "summary", "tally", "telling", "topics", "trail", "waiting", "wire",
 )  # fmt: skip
 WORLDLY = {
     "asyncio", "kafka", "logging", "os", "pathlib", "random", "requests", "select", "socket", "structlog",

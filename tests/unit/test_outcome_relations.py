@@ -16,7 +16,8 @@ from stream_monitor.errors import ReferenceInvalid
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, fit
 from stream_monitor.outcome_levels import NONE, label_levels, outcome_relations_of, packing_of, unpack
-from stream_monitor.reference import MAX_WAITING_LEVELS, OutcomeRelations, Reference, Season, StreamKey, load
+from stream_monitor.reference import MAX_WAITING_LEVELS, OutcomeRelations, Reference, Season, StreamKey
+from stream_monitor.reference_checks import load
 from stream_monitor.replay import Replay
 from stream_monitor.show import shown
 from tests.unit.world import MODEL, START_MS, World, message, settings

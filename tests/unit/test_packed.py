@@ -14,7 +14,8 @@ from benchmarks.throughput.size import another
 from benchmarks.throughput.workload import NUMERIC
 from stream_monitor.monitor import Monitor
 from stream_monitor.packed import Numbers, Quantiles, Rows, padded, plain
-from stream_monitor.reference import Reference, load
+from stream_monitor.reference import Reference
+from stream_monitor.reference_checks import load
 from tests.unit.detectors.references import make
 
 MOST_BYTES = 14_000

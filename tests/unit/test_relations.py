@@ -24,7 +24,6 @@ from benchmarks.relations import (
     stationary,
     world,
 )
-from stream_monitor import reference as references
 from stream_monitor.alerts import Alert, Severity
 from stream_monitor.association import (
     all_tables,
@@ -45,6 +44,7 @@ from stream_monitor.errors import ReferenceInvalid, WireError
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, fit
 from stream_monitor.reference import LEVELS, MAX_RELATED, Reference, Relations, Season
+from stream_monitor.reference_checks import load
 from stream_monitor.relations import OPEN, RelationsState
 from stream_monitor.state import pack_monitor, restore_monitor
 
@@ -153,14 +153,14 @@ def _whole() -> list[bytes]:
 def test_a_reference_of_an_older_release_is_watched_without() -> None:
     old = msgspec.structs.replace(entry().reference, relations=msgspec.UNSET)
     assert b"relations" not in old.to_json()
-    loaded = references.load(old.to_json())
+    loaded = load(old.to_json())
     monitor = monitor_of(Entry(loaded, loaded.digest(), 1, 1))
     assert monitor.relating is None
     assert monitor.state().relations is msgspec.UNSET
 
 
 def test_a_document_comes_back_and_its_correlations_are_those_of_its_tables() -> None:
-    reference = references.load(entry().reference.to_json())
+    reference = load(entry().reference.to_json())
     assert reference.digest() == entry().digest
     own = related(reference)
     assert own.columns == ["a", "b", "c", "d", "yes", "likely", "region", "prediction"]
@@ -183,7 +183,7 @@ def test_relations_that_cannot_be_are_refused(field: str, value: object) -> None
     broken = msgspec.structs.replace(related(entry().reference), **{field: value})
     document = msgspec.structs.replace(entry().reference, relations=broken).to_json()
     with pytest.raises(ReferenceInvalid, match="relations"):
-        references.load(document)
+        load(document)
 
 
 def test_of_a_wide_stream_the_columns_that_go_with_the_prediction_are_looked_at() -> None:

@@ -25,7 +25,8 @@ from stream_monitor.errors import ReferenceInvalid
 from stream_monitor.events import Row
 from stream_monitor.fit import FitOptions, build_references, fit
 from stream_monitor.privacy import Veil
-from stream_monitor.reference import Reference, Season, Segment, StreamKey, load
+from stream_monitor.reference import Reference, Season, Segment, StreamKey
+from stream_monitor.reference_checks import load
 from stream_monitor.segments import Router, levels, reference_of, segment_budget, whole_budget
 from stream_monitor.stream import Stream
 from stream_monitor.streams import StreamFactory

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stream_monitor.detectors import BUILDERS, PARAMS
 from stream_monitor.detectors.signal import Detector, Signal
 from stream_monitor.errors import WireError
-from stream_monitor.reference import load
+from stream_monitor.reference_checks import load
 from tests.unit.detectors.shapes import ROWS, SHAPES, Shape
 
 ALPHA = 1e-3
