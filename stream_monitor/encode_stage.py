@@ -109,6 +109,8 @@ class EncodeStage:
         self._ends: dict[TopicPartition, int] = {}
         """As asked for, beside what fetches tell."""
         self._polled_s = 0.0
+        self._reached: dict[TopicPartition, int] = {}
+        """What this member has committed of the partitions that it holds: nobody else can have since."""
         self._fetched_s: dict[TopicPartition, float] = {}
         """When a partition last brought something, or was let to."""
         self._observe_commit = observe_commit
@@ -188,6 +190,7 @@ class EncodeStage:
         if gone:
             self._forget(gone)
             self._paused -= gone
+            self._reached = {each: offset for each, offset in self._reached.items() if each not in gone}
             self._gaps = {partition: gap for partition, gap in self._gaps.items() if partition not in gone}
             self._pending_bytes = sum(lane.pending_bytes for lane in self._lanes)
         if polled.assigned:
@@ -221,7 +224,8 @@ class EncodeStage:
             if offset is None:
                 first, end = bounds[partition]
                 offset = first if self._settings.input.start == "earliest" else end
-            self._consumer.seek(partition, offset)
+            # A broker that has just started was seen to say of a group that it had committed nothing.
+            self._consumer.seek(partition, max(offset, self._reached.get(partition, offset)))
         self._consumer.resume(partitions)
 
     def _seek_to_kept(self, partitions: Collection[TopicPartition]) -> None:
@@ -233,6 +237,7 @@ class EncodeStage:
             if gap.anew:  # else what was read is encoded, though the log has lost it
                 self._await([partition])
             self._gaps[partition] = gap
+            self._reached.pop(partition, None)
             self._ends.pop(partition, None)  # of another log, if it was made anew
             self._consumer.seek(partition, gap.resumed_at)
         self._consumer.resume(partitions)
@@ -340,6 +345,7 @@ class EncodeStage:
             log.warning("transaction rolled back, reading again", stage=STAGE, why=str(error))
             self._rewind()
             return
+        self._reached = offsets
         for lane in self._lanes:
             lane.pending = []
         self._pending_bytes = 0

@@ -16,6 +16,7 @@ from stream_monitor.broker.memory import MemoryBroker
 from stream_monitor.broker.outgoing import partition_of
 from stream_monitor.broker.protocol import Message, Record, TopicPartition
 from stream_monitor.encode_stage import TICK_KEY
+from stream_monitor.errors import TransactionAborted
 from stream_monitor.merge import AHEAD_MS, Merger
 from stream_monitor.ordering import MAX_WAIT_MS, STEP_MS, Tick, encode_tick
 from stream_monitor.reference import StreamKey
@@ -94,6 +95,35 @@ def test_after_a_standstill_a_partition_that_answers_late_is_waited_for() -> Non
     stamps = np.concatenate([each.origins.record_ms for each in fed if isinstance(each, CodedBatch)])
     assert len(stamps) == 600
     assert np.diff(stamps).min() >= 0
+
+
+@pytest.mark.parametrize("answer", [None, 3])
+def test_a_broker_that_forgets_what_was_committed_has_nothing_encoded_twice(
+    monkeypatch: pytest.MonkeyPatch, answer: int | None
+) -> None:
+    """Seen in the soak: asked right after its start, a broker said that the group had committed nothing."""
+    world = World(partitions=2, references=[reference()])
+    worker = world.worker()
+    batch = rows(600)
+    world.write(batch[:300])
+    world.settle(worker)
+    assert worker.encode is not None
+    stage, commit = worker.encode, worker.encode._producer.commit
+    refusals = [TransactionAborted("injected")]
+
+    def refuse_once(*arguments: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        commit(*arguments)
+
+    monkeypatch.setattr(stage._producer, "commit", refuse_once)
+    monkeypatch.setattr(stage._consumer, "committed", lambda partitions: dict.fromkeys(partitions, answer))
+    world.write(batch[300:])
+    world.settle(worker)
+    assert not refusals
+    assert stage.counts.aborted == 1
+    coded = [decode(record.value) for record in world.broker.records(world.base.topics.codes) if record.key != TICK_KEY]
+    assert sum(len(each.origins) for each in coded if isinstance(each, CodedBatch)) == 600
 
 
 def test_every_partition_gets_its_share_of_the_save_budget() -> None:
