@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 _NONE: frozenset[TopicPartition] = frozenset()
 _SLICE_S = 0.1
 """How long a poll may wait inside kafka-python, which does not return early for a rebalance."""
+_SURE_S = 0.25
+"""After which a group without an offset is asked for once more: a broker that had just been killed and started was seen
+to say that of one that had committed for 20 minutes, and whoever believes it reads everything again."""
 
 
 def ours(partitions: Iterable[Any]) -> frozenset[TopicPartition]:
@@ -190,8 +193,14 @@ class GroupConsumer:
         # Asked for stable offsets, the broker waits for an open transaction of a former owner, which may last until
         # its timeout and the next check of the broker.
         timeout_ms = self._settings.transaction_timeout_ms + self._settings.request_timeout_ms
-        with translating(f"asking for the offsets of {self._name}", self._settings):
-            return {each: self._consumer.committed(theirs(each), timeout_ms=timeout_ms) for each in partitions}
+        found: dict[TopicPartition, int | None] = {}
+        for turn in range(2):
+            asked = [each for each in partitions if found.get(each) is None]
+            if turn and asked:
+                time.sleep(_SURE_S)
+            with translating(f"asking for the offsets of {self._name}", self._settings):
+                found |= {each: self._consumer.committed(theirs(each), timeout_ms=timeout_ms) for each in asked}
+        return found
 
     def position(self, partition: TopicPartition) -> int:
         self._require([partition])
