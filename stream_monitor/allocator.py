@@ -1,8 +1,8 @@
 """The C library's allocator, set for a process that makes and drops arrays of some hundred kilobytes all day.
 
 Such arrays are mapped anew each time, or given back to the system from the top of the heap, and every page of them is
-faulted in again: a quarter of the CPU time of a restore (`python -m benchmarks.restore --only 1`, which calls `settle`:
-31 s; without the call 43 s).
+faulted in again: a quarter of the CPU time of a restore (`python -m benchmarks.restore --only 1`, with its call of
+`settle` and without).
 """
 
 from __future__ import annotations
