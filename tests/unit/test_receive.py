@@ -11,6 +11,7 @@ import pytest
 from kafka.net.transport import KafkaTCPTransport
 from kafka.protocol.frame import KafkaBytes
 
+from stream_monitor.broker.kafka import receive as module
 from stream_monitor.broker.kafka.receive import LARGE_BYTES, PIECE_BYTES, read, receive, receive_well, write
 
 THEIRS = KafkaTCPTransport._sock_recv
@@ -71,11 +72,14 @@ def test_a_broken_socket_is_told(way: Callable[[Any], Any], pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("size", [999, 1_000, 1_001, 2_500])
-def test_more_than_the_buffer_holds_is_one_piece_as_well(pair: Pair, size: int) -> None:
+def test_more_than_the_buffer_holds_is_one_piece_as_well(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     ours, other = pair
     sent = bytes(range(250)) * (size // 250 + 1)
     other.sendall(sent[:size])
-    transport = SimpleNamespace(_sock=ours, _buffer=memoryview(bytearray(1_000)))
+    monkeypatch.setattr(module._of_thread, "buffer", memoryview(bytearray(1_000)), raising=False)
+    transport = SimpleNamespace(_sock=ours)
     assert (bytes(receive(transport)[0]), bytes(receive(transport)[0])) == (sent[:size], b"")
 
 
@@ -92,6 +96,17 @@ def test_a_frame_is_read_as_the_client_reads_it(size: int) -> None:
     assert read(ours, 3) == KafkaBytes.read(theirs, 3)
     assert read(ours) == KafkaBytes.read(theirs)
     assert (read(ours), ours.tell()) == (b"", size)
+
+
+def test_a_connection_that_is_gone_holds_no_buffer(pair: Pair) -> None:
+    ours, other = pair
+    held = []
+    for _ in range(3):
+        other.sendall(b"a word")
+        transport = SimpleNamespace(_sock=ours)
+        held.append(receive(transport)[0].obj)
+        assert vars(transport) == {"_sock": ours}
+    assert held[0] is held[1] is held[2]
 
 
 def test_one_turn_takes_what_takes_the_client_many(pair: Pair) -> None:

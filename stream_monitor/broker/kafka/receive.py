@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import threading
 from typing import Any, Final
 
 from kafka import errors
@@ -23,18 +24,20 @@ from kafka.protocol.frame import KafkaBytes
 log = logging.getLogger(__name__)
 
 PIECE_BYTES: Final = 1024 * 1024
-"""Of the buffer that every connection reads into."""
+"""Of the buffer that all connections of a client, which has a thread for them, read into. One a connection would live
+as long as what is left of those that a dead broker refused: hundreds of megabytes, in the soak."""
 LARGE_BYTES: Final = 64 * 1024
 """Responses from here on are decoded where they are; of smaller ones some are kept, and expected to be bytes."""
+_of_thread = threading.local()
 _NOTHING_MORE: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def receive(transport: Any) -> tuple[memoryview, errors.KafkaConnectionError | None]:
-    """All bytes that have come, until the next call, or, if none have, what ended the connection, if it has; in place
-    of `_sock_recv`."""
-    buffer = transport.__dict__.get("_buffer")
+    """All bytes that have come, until the thread's next call, or, if none have, what ended the connection, if it has.
+    In place of `_sock_recv`."""
+    buffer = getattr(_of_thread, "buffer", None)
     if buffer is None:
-        buffer = transport._buffer = memoryview(bytearray(PIECE_BYTES))
+        buffer = _of_thread.buffer = memoryview(bytearray(PIECE_BYTES))
     pieces: list[bytes] = []  # of what is more than the buffer holds: TLS must be read until it has nothing more
     filled, error = 0, None
     try:
