@@ -66,7 +66,7 @@ class EvidenceParams:
 
 
 class Evidence:
-    """The e-detector over all columns of a stream; 24 ns a value without drift (`benchmarks/episode_cost.py`).
+    """The e-detector over all columns of a stream; 21 ns a value without drift (`benchmarks/episode_cost.py`).
 
     `alpha`: false alarms a row of the stream that this detector may raise in the mean, shared equally by the columns.
 

@@ -21,6 +21,7 @@ from scipy.special import chdtrc, chdtri
 from stream_monitor.codes import ABOVE, BELOW, INVALID
 from stream_monitor.compiled import njit
 from stream_monitor.detectors.distances import Distances, distances, effect_groups, sums
+from stream_monitor.detectors.panes import move_on, pack_all, row_bytes, unpack_all
 from stream_monitor.detectors.signal import Codes, Signal, State, Strata
 from stream_monitor.detectors.states import Array, restored, within
 from stream_monitor.detectors.tables import RANK, code_order, tables_of
@@ -29,8 +30,6 @@ from stream_monitor.reference import Reference
 Floats = npt.NDArray[np.float64]
 MAX_PANE_ROWS: Final = 255
 """A pane's counts are bytes."""
-LARGE: Final = 15
-"""A count of the ring that does not fit four bits says so with this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class Histogram:
         self._critical = critical_values(width, self.level)
         self._reference_rows = self.tables.n.sum(axis=0).astype(np.float64)
         self._ring = np.zeros((params.panes, columns, row_bytes(width, params.pane_rows)), dtype=np.uint8)
-        """As `_pack` writes: most counts of a pane are small, and a stream has some 1,500 a pane."""
+        """As `panes.pack` writes: most counts of a pane are small, and a stream has some 1,500 a pane."""
         self._ring_strata = np.zeros((params.panes, strata), dtype=np.uint8)
         self._open = np.zeros((columns, width), dtype=np.uint8)
         self._open_strata = np.zeros(strata, dtype=np.uint8)
@@ -109,7 +108,7 @@ class Histogram:
         slot = (int(self._next_row[0]) // self.params.pane_rows - 1) % self.params.panes
         self._ring_strata[slot] = self._open_strata
         self._open_strata[:] = 0
-        _move_on(self._open, self._ring[slot], self._sum)
+        move_on(self._open, self._ring[slot], self._sum)
 
     def _look(self, row: int) -> list[Signal]:
         """Every column's window against the reference, at the end of a pane."""
@@ -206,7 +205,7 @@ class Histogram:
         """Counts by code of whole panes, `[…, codes]`, by their places in the ring."""
         rows = self._ring[slots, column]
         counts = np.empty((*rows.shape[:-1], self._width), dtype=np.uint8)
-        _unpack_all(rows.reshape(-1, rows.shape[-1]), counts.reshape(-1, self._width))
+        unpack_all(rows.reshape(-1, rows.shape[-1]), counts.reshape(-1, self._width))
         return counts
 
     def _own_shares(self, column: int, mix: Floats) -> Floats:
@@ -247,7 +246,7 @@ class Histogram:
         pane_rows, ring = self.params.pane_rows, arrays.pop("ring")
         within("histogram", "open", arrays["open"].sum(axis=1), 0, int(arrays["next_row"][0]) % pane_rows)
         within("histogram", "ring", ring.sum(axis=2, dtype=np.uint16), 0, pane_rows)
-        _pack_all(ring.reshape(-1, ring.shape[-1]), self._ring.reshape(-1, self._ring.shape[-1]))
+        pack_all(ring.reshape(-1, ring.shape[-1]), self._ring.reshape(-1, self._ring.shape[-1]))
         for name, array in arrays.items():
             setattr(self, f"_{name}", array)
         self._sum = ring.sum(axis=0, dtype=np.uint16)
@@ -303,83 +302,6 @@ def _count(codes: Any, strata: Any, widths: Any, counts: Any, rows_of: Any) -> N
             counts[column, code if code < widths[column] else INVALID] += 1
     for i in range(rows):
         rows_of[strata[i]] += 1
-
-
-def row_bytes(width: int, pane_rows: int) -> int:
-    """Of the counts by code of one pane and column: half a byte each, and a byte for each that can be large."""
-    return min((width + 1) // 2 + pane_rows // LARGE, width)
-
-
-@njit
-def _pack(counts: Any, row: Any) -> None:
-    """The first half of the codes in the lower, the others in the upper half of bytes; then the counts that are
-    `LARGE` or more, in the order of their codes. Plain bytes where that would not be shorter."""
-    width = len(counts)
-    if len(row) == width:
-        for code in range(width):
-            row[code] = counts[code]
-        return
-    half, large = (width + 1) // 2, False
-    for code in range(width):
-        large |= counts[code] >= LARGE
-    for code in range(half):
-        row[code] = min(counts[code], np.uint8(LARGE))
-    for code in range(width - half):
-        row[code] |= min(counts[half + code], np.uint8(LARGE)) << np.uint8(4)
-    if large:
-        place = half
-        for code in range(width):
-            if counts[code] >= LARGE and place < len(row):  # there is room for all that a pane's rows can make large
-                row[place] = counts[code]
-                place += 1
-
-
-@njit
-def _unpack(row: Any, counts: Any) -> None:
-    """What `_pack` was given."""
-    width = len(counts)
-    if len(row) == width:
-        for code in range(width):
-            counts[code] = row[code]
-        return
-    half, large = (width + 1) // 2, False
-    for code in range(half):
-        counts[code] = row[code] & np.uint8(LARGE)
-    for code in range(width - half):
-        counts[half + code] = row[code] >> np.uint8(4)
-    for code in range(width):
-        large |= counts[code] == LARGE
-    if large:
-        place = half
-        for code in range(width):
-            if counts[code] == LARGE and place < len(row):
-                counts[code] = row[place]
-                place += 1
-
-
-@njit
-def _pack_all(counts: Any, rows: Any) -> None:
-    for i in range(len(rows)):
-        _pack(counts[i], rows[i])
-
-
-@njit
-def _unpack_all(rows: Any, counts: Any) -> None:
-    for i in range(len(rows)):
-        _unpack(rows[i], counts[i])
-
-
-@njit
-def _move_on(opened: Any, oldest: Any, sums: Any) -> None:
-    """Put the open pane in the place of the oldest, and bring the window's counts up to date."""
-    columns, width = sums.shape
-    leaving = np.empty(width, dtype=np.uint8)
-    for column in range(columns):
-        _unpack(oldest[column], leaving)
-        _pack(opened[column], oldest[column])
-        for code in range(width):
-            sums[column, code] += np.int64(opened[column, code]) - np.int64(leaving[code])
-            opened[column, code] = 0
 
 
 @njit

@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare, false_discovery_control
 
-from stream_monitor.detectors.histogram import (
-    Histogram,
-    HistogramParams,
-    _chi_square,
-    _pack,
-    _unpack,
-    critical_values,
-    row_bytes,
-    significant,
-)
+from stream_monitor.detectors.histogram import Histogram, HistogramParams, _chi_square, critical_values, significant
+from stream_monitor.detectors.panes import pack, row_bytes, unpack
 from stream_monitor.errors import WireError
 from tests.unit.detectors.shapes import ROWS, SHAPES, Shape, numeric
 
@@ -52,8 +44,8 @@ def test_a_pane_comes_out_of_the_ring_as_it_went_in(width: int, pane_rows: int, 
     counts = rng.multinomial(pane_rows, rng.dirichlet(np.full(width, evenness))).astype(np.uint8)
     row = rng.integers(0, 256, row_bytes(width, pane_rows)).astype(np.uint8)
     found = np.zeros_like(counts)
-    _pack(counts, row)
-    _unpack(row, found)
+    pack(counts, row)
+    unpack(row, found)
     assert found.tolist() == counts.tolist()
 
 
@@ -62,8 +54,8 @@ def test_the_largest_counts_that_a_pane_can_have_fit() -> None:
     counts[:17] = 15
     row = np.zeros(row_bytes(40, 255), dtype=np.uint8)
     found = np.zeros_like(counts)
-    _pack(counts, row)
-    _unpack(row, found)
+    pack(counts, row)
+    unpack(row, found)
     assert (len(row), found.tolist()) == (37, counts.tolist())
 
 
