@@ -18,6 +18,7 @@ from stream_monitor.outcomes import Outcomes
 from stream_monitor.privacy import veiled
 from stream_monitor.reference import StreamKey
 from stream_monitor.rows import Rows
+from stream_monitor.scanned import Features
 
 Privacy = Literal["full", "hash", "none"]
 
@@ -39,7 +40,7 @@ class Coder:
     def add(self, rows: Rows) -> None:
         self._waiting.append(rows)
         self._waiting_rows += len(rows)
-        if self._waiting_rows >= ENOUGH:
+        if self._waiting_rows >= ENOUGH or isinstance(rows.features, Features):
             self._code()
 
     def batch(self) -> CodedBatch:

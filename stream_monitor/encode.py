@@ -25,6 +25,8 @@ from stream_monitor.events import Row
 from stream_monitor.features import MAX_DEPTH, canonical, clean, columns_of, feature_of, getter
 from stream_monitor.reference import Column, Kind, Reference, Role
 from stream_monitor.rows import Rows
+from stream_monitor.scanned import Cells, Features
+from stream_monitor.texts import TextTable
 
 Extra = tuple[int, int, float | str]
 """(row, column, raw value); numbers as float, texts cut to `MAX_EXTRA_TEXT`."""
@@ -79,6 +81,7 @@ class Binner:
         numeric = [(at, column) for at, column in columns if column.kind is Kind.NUMERIC]
         categorical = {at: column for at, column in columns if column.kind is Kind.CATEGORICAL}
         self._tables = {at: _table(column) for at, column in categorical.items()}
+        self._texts: dict[int, TextTable] = {}
         self._defaults = {at: NEW if column.exhaustive else OTHER for at, column in categorical.items()}
 
         # The kernel takes the numeric inputs as one block, then every other numeric column as a block of its own.
@@ -103,9 +106,16 @@ class Binner:
         if not rows:
             return Coded(codes, np.zeros(0, dtype=np.uint8), [], frozenset())
         features = rows.features if isinstance(rows, Rows) else list(map(_features_of, rows))
-        numbers, texts, plain = self._gather(features)
-        blocks = [numbers_of(numbers, len(rows))]
-        categories = dict(zip(self._textual_at, texts, strict=True))
+        found: list[Sequence[Any] | Cells]
+        if isinstance(features, Features):
+            block, found = Block(*features.numbers(self._numeric)), list(map(features.cells, self._textual))
+            unknown = self._unknown_of(features)
+        else:
+            numbers, texts, plain = self._gather(features)
+            found = list(texts)
+            block, unknown = numbers_of(numbers, len(rows)), self._unknown(features, plain)
+        blocks = [block]
+        categories = dict(zip(self._textual_at, found, strict=True))
         for at, column in self._others:
             if column.kind is Kind.NUMERIC:
                 blocks.append(numbers_of(_column_of(rows, column), len(rows)))
@@ -115,8 +125,8 @@ class Binner:
         extras = self._search.into(codes, strata, blocks)
         for at, values in categories.items():
             codes[:, at], new = self._categories(at, values)
-            extras += [(row, at, (self._name_of(values[row]) or "")[:MAX_EXTRA_TEXT]) for row in new]
-        return Coded(codes, strata, capped(extras), self._unknown(features, plain))
+            extras += [(row, at, name) for row, name in new]
+        return Coded(codes, strata, capped(extras), unknown)
 
     def _strata_of(self, rows: Sequence[Row]) -> Codes:
         if not self.reference.slots:
@@ -140,21 +150,26 @@ class Binner:
         numbers = zip(*columns[: len(self._numeric)], strict=True)
         return list(chain.from_iterable(numbers)), [*columns[len(self._numeric) :]], False
 
-    def _categories(self, at: int, values: Sequence[object]) -> tuple[Codes, list[int]]:
-        """The codes of one categorical column, and the first rows that hold a category never seen."""
+    def _categories(self, at: int, values: Sequence[Any] | Cells) -> tuple[Codes, list[tuple[int, str]]]:
+        """The codes of one categorical column, and the first rows that hold a category never seen, with its name."""
         table = self._tables[at]
-        try:
-            found = bytearray(map(table.get, values, repeat(_MISS)))
-        except TypeError:  # something unhashable
-            found = bytearray([_MISS]) * len(values)
-        new: list[int] = []
-        row = found.find(_MISS)
-        while row >= 0:
-            found[row] = _category_code(values[row], table, self._defaults[at], self._name_of)
-            if found[row] == NEW and len(new) < MAX_EXTRAS_A_COLUMN:
-                new.append(row)
-            row = found.find(_MISS, row + 1)
-        return np.frombuffer(found, dtype=np.uint8), new
+        if isinstance(values, Cells):
+            if at not in self._texts:
+                self._texts[at] = TextTable(table)
+            codes = values.codes(self._texts[at], MISSING, _MISS)
+        else:
+            try:
+                codes = np.frombuffer(bytearray(map(table.get, values, repeat(_MISS))), dtype=np.uint8)
+            except TypeError:  # something unhashable
+                codes = np.full(len(values), _MISS, dtype=np.uint8)
+        rows = np.flatnonzero(codes == _MISS)
+        missed = values.objects(rows) if isinstance(values, Cells) else [values[row] for row in rows.tolist()]
+        new: list[tuple[int, str]] = []
+        for row, value in zip(rows.tolist(), missed, strict=True):
+            codes[row] = _category_code(value, table, self._defaults[at], self._name_of)
+            if codes[row] == NEW and len(new) < MAX_EXTRAS_A_COLUMN:
+                new.append((row, (self._name_of(value) or "")[:MAX_EXTRA_TEXT]))
+        return codes, new
 
     def _unknown(self, features: Sequence[dict[str, Any]], plain: bool) -> frozenset[str]:
         if plain and max(map(len, features)) == self._watched:
@@ -162,6 +177,12 @@ class Binner:
         found: set[str] = set()
         self._collect_unknown(features, "", found, depth=0)
         return frozenset(sorted(found)[:MAX_UNKNOWN])
+
+    def _unknown_of(self, features: Features) -> frozenset[str]:
+        samples = features.samples()
+        # A null where an object may stand is no feature, unless another row has something else there: look at all.
+        doubtful = any(name in self._objects for sample in samples for name in sample)
+        return self._unknown(features if doubtful else samples, plain=False)
 
     def _collect_unknown(self, objects: Sequence[dict[str, Any]], prefix: str, found: set[str], depth: int) -> None:
         for key in set().union(*objects):

@@ -9,11 +9,13 @@ import base64
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from typing import Final
 
 import orjson
 
+from stream_monitor import scan
 from stream_monitor.alerts import rfc3339
 from stream_monitor.batch import RawBatch, encode_coded, encode_raw
 from stream_monitor.book import Entry, ReferenceBook
@@ -27,7 +29,7 @@ from stream_monitor.labels import Label, LabelShape, decode_labels, encode_label
 from stream_monitor.merge import Merged
 from stream_monitor.privacy import Veil, veil_of
 from stream_monitor.reference import Kind, StreamKey
-from stream_monitor.rows import Decoded, Rows, by_stream, decode_runs
+from stream_monitor.rows import Decoded, Rows, by_stream, decode_runs, runs, values_of
 
 RAW_BYTES: Final = 4_096
 """What a reject quotes of the record, at most."""
@@ -58,6 +60,8 @@ class Encoder:
         self._label_shape: LabelShape = settings.labels.to_shape(settings.input.limits)
         self._binners: dict[str, Binner] = {}
         self._veil = veil_of(settings)
+        # A veil changes values before they are coded: it wants them as objects.
+        self._scanner = None if self._veil else scan.Scanner(self._shape, partial(route, settings=settings))
 
     def encode(self, entries: Sequence[Merged], counts: EncodeCounts, now_ms: int) -> list[Message]:
         """All messages for the records: codes in the order of the rows within each stream, and rejects.
@@ -86,18 +90,27 @@ class Encoder:
     def _rows(self, entries: Sequence[Merged], rejects: list[tuple[int, Reject]], latest_ms: int) -> Iterator[Rows]:
         """The rows of every stream: of run after run, or of all at once where a run holds but a few of each stream."""
         whole, many = Decoded(), None
-        for decoded in decode_runs(entries, self._shape, latest_ms):
-            if self._veil is not None:
-                models = {model: categorical(self._settings, model) for model in set(decoded.models)}
-                self._veil.events(decoded, models)
-            rejects += decoded.rejects
-            self._segment(decoded)
-            if many is None:
-                many = decoded.streams * ENOUGH > len(decoded.models)
-            if many:
-                whole.extend(decoded)
-            else:
-                yield from by_stream(decoded, entries)
+        values = values_of(entries)
+        for start, stop in runs(values, scan.RUN, scan.RUN_BYTES):
+            known = self._scanner
+            scanned = None if known is None else known.rows(entries[start:stop], values[start:stop], latest_ms)
+            if scanned is not None:
+                yield from by_stream(whole, entries)
+                whole = Decoded()
+                yield from scanned
+                continue
+            for decoded in decode_runs(entries, self._shape, latest_ms, start, stop):
+                if self._veil is not None:
+                    models = {model: categorical(self._settings, model) for model in set(decoded.models)}
+                    self._veil.events(decoded, models)
+                rejects += decoded.rejects
+                self._segment(decoded)
+                if many is None:
+                    many = decoded.streams * ENOUGH > len(decoded.models)
+                if many:
+                    whole.extend(decoded)
+                else:
+                    yield from by_stream(decoded, entries)
         yield from by_stream(whole, entries)
 
     def _take(self, coders: dict[StreamKey, Coder | list[Rows]], rows: Rows) -> None:

@@ -140,20 +140,35 @@ _COLUMNS: Final = (
 )  # fmt: skip
 
 
-def decode_runs(entries: Sequence[Merged], shape: Shape, latest_ms: int = DATES_MS[-1]) -> Iterator[Decoded]:
-    """All events of the records, as `events.decode` gives them one by one, a run of records at a time; those dated
-    after `latest_ms` as rejects."""
-    ends = np.cumsum([len(record.value or b"") for _, record in entries])
-    start, done = 0, 0
-    while start < len(entries):
-        fitting = int(np.searchsorted(ends, done + RUN_BYTES, side="right"))
-        stop = min(max(fitting, start + 1), start + RUN, len(entries))
+def values_of(entries: Sequence[Merged]) -> list[bytes]:
+    """The records' values, empty where there is none."""
+    values: list[Any] = list(map(_value_of, map(_record_of, entries)))
+    return values if all(values) else [value or b"" for value in values]
+
+
+def runs(values: Sequence[bytes], most: int, most_bytes: int, start: int = 0) -> Iterator[tuple[int, int]]:
+    """The bounds of runs of at most so many records and bytes each, but for a record that is larger by itself; the
+    first record is number `start`."""
+    ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))
+    first, done = 0, 0
+    while first < len(ends):
+        fitting = int(np.searchsorted(ends, done + most_bytes, side="right"))
+        last = min(max(fitting, first + 1), first + most, len(ends))
+        yield start + first, start + last
+        first, done = last, int(ends[last - 1])
+
+
+def decode_runs(
+    entries: Sequence[Merged], shape: Shape, latest_ms: int = DATES_MS[-1], start: int = 0, stop: int | None = None
+) -> Iterator[Decoded]:
+    """All events of the records `start` to `stop`, as `events.decode` gives them one by one, a run of records at a
+    time; those dated after `latest_ms` as rejects."""
+    for first, last in runs(values_of(entries[start:stop]), RUN, RUN_BYTES, start):
         decoded = Decoded()
-        _decode_run(entries, start, stop, shape, decoded)
+        _decode_run(entries, first, last, shape, decoded)
         if decoded.times and max(decoded.times) > latest_ms:
             _refuse_later(entries, latest_ms, decoded)
         yield decoded
-        start, done = stop, int(ends[stop - 1])
 
 
 def _decode_run(entries: Sequence[Merged], start: int, stop: int, shape: Shape, decoded: Decoded) -> None:

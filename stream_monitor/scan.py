@@ -1,0 +1,234 @@
+"""Many records at once, straight from their bytes to columns: no object of Python for any event. Pure.
+
+`rows.decode_runs` is the definition. This takes the records of a run if every event in them has a known layout
+(`layout.py`), and gives the same rows; anything else it leaves to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from operator import itemgetter
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from stream_monitor import scan_loops
+from stream_monitor.batch import Origins
+from stream_monitor.decimals import HARD
+from stream_monitor.events import DATES_MS, Reject, Row, Shape, parse_time, row_of, text_of
+from stream_monitor.layout import Layout
+from stream_monitor.merge import Merged
+from stream_monitor.reference import StreamKey
+from stream_monitor.rows import Rows
+from stream_monitor.scan_loops import FAILED, INDEX, LAYOUT, NULL, RECORD, SOME_FOREIGN, SOME_HARD, START, Ints
+from stream_monitor.scanned import Features, Later, Scanned
+from stream_monitor.words import SPARE
+
+RUN: Final = 2_048
+"""Records taken at once."""
+RUN_BYTES: Final = 1024 * 1024
+MOST_LAYOUTS: Final = 32
+"""Known at once; the one that was longest of no use makes room for another."""
+MOST_NEW: Final = 4
+"""Layouts learned from one run; a run with more is not worth it."""
+MOST_STREAMS: Final = 64
+MOST_RESTS: Final = 64
+"""Runs not tried after one that failed: one, two, … up to this many."""
+LEAST_BYTES: Final = 16 * 1024
+"""Fewer are decoded as fast."""
+LEAST_VALUES: Final = 1_024
+"""Values a stream of a run, in the mean; with fewer, rows are better collected over several runs."""
+_SPARE: Final = (bytes(SPARE),)
+
+_record_of, _merged_of = itemgetter(1), itemgetter(0)
+_partition_of, _offset_of, _time_of = itemgetter(1), itemgetter(2), itemgetter(3)
+
+
+class Scanner:
+    """Knows the layouts of late. Whatever it knows, what it gives for a record is what `rows.decode_runs` gives."""
+
+    def __init__(self, shape: Shape, stream_of: Callable[[Row], StreamKey]) -> None:
+        self._shape = shape
+        self._stream_of = stream_of
+        self._layouts: list[Layout] = []
+        self._used: list[int] = []
+        self._runs = 0
+        self._resting = self._rests = 0
+        self._possible = shape.flat and bool(shape.features)
+
+    def rows(self, entries: Sequence[Merged], values: Sequence[bytes], latest_ms: int) -> list[Rows] | None:
+        """The rows of the records, whose values are `values`, streams in the order in which they first appear; None if
+        the records are to be decoded by others. No row is dated after `latest_ms`."""
+        sizes = list(map(len, values))
+        if not self._possible or sum(sizes) < LEAST_BYTES:
+            return None
+        if self._resting:
+            self._resting -= 1
+            return None
+        found = self._rows(entries, values, sizes, latest_ms)
+        self._rests = 0 if found is not None else min(2 * self._rests or 1, MOST_RESTS)
+        self._resting = self._rests
+        return found
+
+    def _rows(
+        self, entries: Sequence[Merged], values: Sequence[bytes], sizes: list[int], latest_ms: int
+    ) -> list[Rows] | None:
+        if not min(sizes) or max(sizes) > self._shape.limits.max_record_bytes:
+            return None
+        starts = np.fromiter(accumulate(sizes, initial=0), np.int64, len(sizes) + 1)
+        scan = self._scan(b"".join((*values, *_SPARE)), starts)
+        if scan is None:
+            return None
+        scanned, events = scan
+        origins = _origins(scanned, events, entries, self._shape.time)
+        streams = None if origins is None else self._streams(scanned)
+        if origins is None or streams is None or origins.time_ms.max() > latest_ms:
+            return None
+        if scanned.kinds.size < LEAST_VALUES * len(streams):
+            return None
+        return [self._of_stream(stream, scanned, rows, origins) for stream, rows in streams]
+
+    def _streams(self, scanned: Scanned) -> list[tuple[StreamKey, Ints]] | None:
+        """The events of each stream, streams in the order in which they first appear; None if there are too many, or
+        one is none."""
+        shape = self._shape
+        paths = (shape.model, shape.version, shape.segment)
+        slots = np.array([[layout.part(path) for path in paths] for layout in scanned.layouts], dtype=np.int64)
+        groups = np.empty(len(scanned.layout), dtype=np.int64)
+        firsts = np.empty(MOST_STREAMS, dtype=np.int64)
+        text = np.frombuffer(scanned.text, dtype=np.uint8)
+        count = scan_loops.group(text, scanned.spans, scanned.layout, slots, groups, firsts)
+        if count < 0:
+            return None
+        numbers: dict[StreamKey, int] = {}
+        of_group = []
+        for start, end in scanned.bounds[firsts[:count]].tolist():
+            row = row_of(orjson.loads(scanned.text[start:end]), 0, 0, 0, 0, shape)
+            if isinstance(row, Reject):
+                return None
+            stream = self._stream_of(row)
+            of_group.append(numbers.setdefault(stream, len(numbers)))
+        if len(numbers) == 1:
+            return [(stream, np.arange(len(groups))) for stream in numbers]
+        stream_of = np.array(of_group)[groups]
+        order = np.argsort(stream_of, kind="stable")
+        ends = np.cumsum(np.bincount(stream_of))
+        return list(zip(numbers, np.split(order, ends[:-1]), strict=True))
+
+    def _of_stream(self, stream: StreamKey, scanned: Scanned, events: Ints, origins: Origins) -> Rows:
+        shape, whole = self._shape, len(events) == len(origins)
+        ids = Later(len(events), lambda: [text_of(each) or None for each in scanned.part(events, shape.id)])
+        return Rows(
+            stream, Features(scanned, events), scanned.part(events, shape.prediction),
+            scanned.part(events, shape.label), ids, origins if whole else origins.take(events),
+        )  # fmt: skip
+
+    def _scan(self, text: bytes, starts: Ints) -> tuple[Scanned, Ints] | None:
+        """The events of the records that begin at `starts`, whose last is the end; and `events` of `scan_loops`."""
+        self._runs += 1
+        state = np.zeros(3, dtype=np.int64)
+        found = self._try(text, starts, state)
+        for _ in range(MOST_NEW):
+            if found is not None:
+                break
+            if not self._learn(text, int(state[FAILED])):
+                return None
+            state[:] = 0
+            found = self._try(text, starts, state)
+        if found is None or (state[SOME_FOREIGN] and not _is_text(text)):
+            return None
+        if state[SOME_HARD] and not _settle(found[0]):
+            return None
+        for layout in np.unique(found[0].layout).tolist():
+            self._used[layout] = self._runs
+        return found
+
+    def _try(self, text: bytes, starts: Ints, state: Ints) -> tuple[Scanned, Ints] | None:
+        most = len(text) // min((layout.least_bytes for layout in self._layouts), default=len(text) + 1) + 1
+        slots = max((layout.slots for layout in self._layouts), default=0)
+        values, kinds = np.empty((most, slots)), np.zeros((most, slots), dtype=np.uint8)
+        spans, events = np.empty((most, slots, 2), dtype=np.int32), np.empty((most, 5), dtype=np.int64)
+        literals = [literal for layout in self._layouts for literal in layout.literals]
+        count = scan_loops.scan(
+            np.frombuffer(text, dtype=np.uint8), starts, self._shape.limits.max_events,
+            np.frombuffer(b"".join((*literals, *_SPARE)), dtype=np.uint8), _bounds(literals),
+            _bounds([layout.literals for layout in self._layouts]), values, kinds, spans, events, state,
+        )  # fmt: skip
+        if count < 0:
+            return None
+        events = events[:count]
+        scanned = Scanned(
+            text, self._shape.features, tuple(self._layouts), events[:, LAYOUT], values[:count], kinds[:count],
+            spans[:count], events[:, START:],
+        )  # fmt: skip
+        return scanned, events
+
+    def _learn(self, text: bytes, at: int) -> bool:
+        """Learn the layout of the event at `at`; whether that is any use."""
+        layout = Layout.of(text, at, self._shape)
+        if layout is None or layout in self._layouts:
+            return False
+        if len(self._layouts) == MOST_LAYOUTS:
+            oldest = self._used.index(min(self._used))
+            del self._layouts[oldest], self._used[oldest]
+        self._layouts.append(layout)
+        self._used.append(self._runs)
+        return True
+
+
+def _bounds(parts: Sequence[Sequence[Any]]) -> Ints:
+    """Where each part starts when they stand one after the other, and where the last one ends."""
+    return np.fromiter(accumulate(map(len, parts), initial=0), np.int64, len(parts) + 1)
+
+
+def _is_text(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _settle(scanned: Scanned) -> bool:
+    """Have Python read the numbers that the kernel did not; False if one of them is no finite double."""
+    events, slots = np.nonzero(scanned.kinds == HARD)
+    text = scanned.text
+    found = np.array([float(text[start:end]) for start, end in scanned.spans[events, slots].tolist()])
+    scanned.values[events, slots] = found
+    return bool(np.isfinite(found).all())
+
+
+def _origins(scanned: Scanned, events: Ints, entries: Sequence[Merged], path: str | None) -> Origins | None:
+    """Of each event; None if the time of one is none."""
+    records, record = list(map(_record_of, entries)), events[:, RECORD]
+
+    def of_record(values: Iterable[int], kind: type[np.integer[Any]]) -> Any:
+        each = np.fromiter(values, kind, len(records))
+        return each if len(records) == len(record) else each[record]
+
+    times = _times(scanned, lambda: of_record(map(_time_of, records), np.int64), path)
+    return times if times is None else Origins(
+        of_record(map(_partition_of, records), np.int32), of_record(map(_offset_of, records), np.int64),
+        events[:, INDEX].astype(np.int32), times, of_record(map(_merged_of, entries), np.int64),
+    )  # fmt: skip
+
+
+def _times(scanned: Scanned, of_records: Callable[[], Ints], path: str | None) -> Ints | None:
+    """Of each event its own, or its record's; None if one is none."""
+    given = scanned.cells(np.arange(len(scanned.layout)), lambda layout: layout.part(path))
+    numbers = given.kinds <= HARD
+    written = given.values[numbers]
+    if len(written) and not (written.min() >= DATES_MS[0] and written.max() <= DATES_MS[-1]):
+        return None
+    if numbers.all():
+        return written.astype(np.int64)  # what is behind the point goes
+    times = of_records()
+    times[numbers] = written
+    others = np.flatnonzero(~numbers & (given.kinds != NULL))
+    read = list(map(parse_time, given.objects(others)))
+    if None in read:
+        return None
+    times[others] = np.array(read, dtype=np.int64)
+    return times

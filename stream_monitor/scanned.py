@@ -1,0 +1,141 @@
+"""What a scan of records holds: their values by place, and objects of Python only for whoever asks for them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import orjson
+
+from stream_monitor import scan_loops
+from stream_monitor.decimals import DECIMAL
+from stream_monitor.layout import Layout
+from stream_monitor.scan_loops import NULL, Bytes, Floats, Ints, Mask, Spans
+from stream_monitor.texts import TextTable
+
+SlotOf = Callable[[Layout], int]
+"""Which slot of a layout; −1 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """One value of each of some events, null where one has none: `values`, `kinds` and `spans` as in `Scanned`."""
+
+    text: bytes
+    values: Floats
+    kinds: Bytes
+    spans: Spans
+
+    def objects(self, rows: Ints | slice = slice(None)) -> list[Any]:
+        """The values as JSON has them, of all or of some."""
+        if (self.kinds[rows] == DECIMAL).all():
+            found: list[Any] = self.values[rows].tolist()
+            return found
+        text = self.text
+        parts = [text[start:end] or b"null" for start, end in self.spans[rows].tolist()]
+        return list(orjson.loads(b"[" + b",".join(parts) + b"]"))
+
+    def codes(self, table: TextTable, missing: int, miss: int) -> Bytes:
+        """The codes of texts; `missing` for null, `miss` for what the table does not know and for everything else."""
+        found = np.where(self.kinds == NULL, np.uint8(missing), np.uint8(miss))
+        scan_loops.look_up(np.frombuffer(self.text, dtype=np.uint8), self.kinds, self.spans, *table.arrays, found)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """Events in the order of their records.
+
+    `values` `[events, slots]`: those that are numbers. `kinds` and `spans` `[events, slots(, 2)]`: what each value is,
+    and where it stands in `text`. `bounds` `[events, 2]`: where each event stands. The slots of an event are those of
+    `layouts[layout[event]]`.
+    """
+
+    text: bytes
+    within: str
+    """The key of the features."""
+    layouts: tuple[Layout, ...]
+    layout: Ints
+    values: Floats
+    kinds: Bytes
+    spans: Spans
+    bounds: Ints
+
+    def cells(self, events: Ints, slot_of: SlotOf) -> Cells:
+        """One value of each event."""
+        slots = np.array(list(map(slot_of, self.layouts)), dtype=np.int64)
+        values, kinds = np.empty(len(events)), np.empty(len(events), dtype=np.uint8)
+        spans = np.empty((len(events), 2), dtype=np.int32)
+        scan_loops.column(self.values, self.kinds, self.spans, self.layout, events, slots, values, kinds, spans)
+        return Cells(self.text, values, kinds, spans)
+
+    def part(self, events: Ints, path: str | None) -> list[Any]:
+        """What stands at a path of the shape, as JSON has it; None where nothing does."""
+        if all(layout.part(path) < 0 for layout in self.layouts):
+            return [None] * len(events)
+        return self.cells(events, lambda layout: layout.part(path)).objects()
+
+
+class Features(Sequence[dict[str, Any]]):
+    """The features of scanned events, in the order of `events`."""
+
+    __slots__ = ("_events", "_scanned")
+
+    def __init__(self, scanned: Scanned, events: Ints) -> None:
+        self._scanned = scanned
+        self._events = events
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    @overload
+    def __getitem__(self, at: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, at: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        start, end = self._scanned.bounds[self._events[at]].tolist()
+        found: dict[str, Any] = orjson.loads(self._scanned.text[start:end])[self._scanned.within]
+        return found
+
+    def samples(self) -> list[dict[str, Any]]:
+        """One of each layout: they have all the keys that any has."""
+        layouts = self._scanned.layout[self._events]
+        return [self[int(np.argmax(layouts == layout))] for layout in np.unique(layouts)]
+
+    def numbers(self, names: Sequence[str]) -> tuple[Floats, Mask]:
+        """`[rows, names]`: values as `encode.number` takes them, and which of them are null or absent."""
+        scanned, shape = self._scanned, (len(self._events), len(names))
+        values, missing = np.empty(shape), np.empty(shape, dtype=np.bool_)
+        slots = [[layout.features.get(name, -1) for name in names] for layout in scanned.layouts]
+        scan_loops.gather(
+            scanned.values, scanned.kinds, scanned.layout, self._events,
+            np.array(slots, dtype=np.int64).reshape(len(slots), len(names)), values, missing,
+        )  # fmt: skip
+        return values, missing
+
+    def cells(self, name: str) -> Cells:
+        """One feature of each."""
+        return self._scanned.cells(self._events, lambda layout: layout.features.get(name, -1))
+
+
+class Later(Sequence[Any]):
+    """A list that is made when somebody looks at it."""
+
+    __slots__ = ("_length", "_made", "_make")
+
+    def __init__(self, length: int, make: Callable[[], list[Any]]) -> None:
+        self._length = length
+        self._make = make
+        self._made: list[Any] | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, at: Any) -> Any:
+        if self._made is None:
+            self._made = self._make()
+        return self._made[at]
