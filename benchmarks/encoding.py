@@ -1,9 +1,10 @@
-"""CPU time an event of merging and encoding, in process, under settings of the cycle collector.
+"""CPU time an event of merging and encoding, in process: read by layout or decoded, and under settings of the cycle
+collector.
 
     python -m benchmarks.encoding [--events N] [--runs N]
 
-Records as a poll gives them, six partitions in turn, a transaction every 30,000 events. The settings take turns, so
-that whatever else the machine does falls on all of them.
+Records as a poll gives them, six partitions in turn, a transaction every 30,000 events. The ways and settings take
+turns, so that whatever else the machine does falls on all of them.
 """
 
 from __future__ import annotations
@@ -94,18 +95,22 @@ def main() -> None:
     asked = parser.parse_args()
     book, watched = ReferenceBook(), reference()
     book.apply(key_of(watched.stream, FIRST_EPOCH), watched.to_json())
-    encoder = Encoder(Settings(), book)
-    print("| records | " + " | ".join(SETTINGS) + " |\n| --- |" + " ---: |" * len(SETTINGS))
+    encoders = {"by layout": Encoder(Settings(), book), "decoded": Encoder(Settings(), book)}
+    encoders["decoded"]._scanner = None
+    print("| records | read | " + " | ".join(SETTINGS) + " |\n| --- | --- |" + " ---: |" * len(SETTINGS))
     for shape, per_record in (("one event", 1), ("100 events", 100)):
         values = values_of(asked.events, per_record)
-        us_an_event(encoder, values, asked.events)
-        spent: dict[str, list[float]] = {name: [] for name in SETTINGS}
-        for _ in range(asked.runs):
-            for name, apply in SETTINGS.items():
-                apply()
-                spent[name].append(us_an_event(encoder, values, asked.events))
+        spent: dict[tuple[str, str], list[float]] = {(way, name): [] for way in encoders for name in SETTINGS}
+        for run in range(asked.runs + 1):
+            for (way, name), found in spent.items():
+                SETTINGS[name]()
+                us = us_an_event(encoders[way], values, asked.events)
+                if run:  # the first compiles
+                    found.append(us)
         by_default()
-        print(f"| {shape} | " + " | ".join(f"{median(each):.2f} µs" for each in spent.values()) + " |", flush=True)
+        for way in encoders:
+            told = [f"{median(spent[way, name]):.2f} µs" for name in SETTINGS]
+            print(f"| {shape} | {way} | " + " | ".join(told) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -37,10 +37,11 @@ class Lane:
             self.merger.hold()
             return 0
         limit = min(MAX_PENDING_RECORDS - len(self.pending), self.merger.fitting(room_bytes))
+        waiting = self.merger.bytes
         taken = self.merger.take(lagging, limit, now_s) if limit > 0 else []
         if not taken:
             return 0
-        size = size_of([record for _, record in taken])
+        size = waiting - self.merger.bytes
         self.pending += taken
         self.alignment.take(taken[-1][0], len(taken), size)
         return size

@@ -35,10 +35,12 @@ _value_of: Final[Any] = itemgetter(5)
 @dataclass(slots=True)
 class _Buffer:
     """Records not yet taken; `keys[i]` is the greatest timestamp up to record i, so that order within the partition
-    is never broken by a timestamp that runs backwards."""
+    is never broken by a timestamp that runs backwards. `sizes`: the bytes of their values, looked at once: to look at
+    the values again and again costs a cache miss each."""
 
     keys: list[int] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
     newest: int = -(2**62)
     bytes: int = 0
 
@@ -78,7 +80,9 @@ class Merger:
         buffer.newest = newest = keys[-1]
         buffer.keys += keys
         buffer.records += records
-        buffer.bytes += size_of(records)
+        sizes = _sizes(records)
+        buffer.sizes += sizes
+        buffer.bytes += sum(sizes)
         if newest > self._newest_ms:
             self._newest_ms, self._newest_at_ms = newest, now_ms
 
@@ -93,11 +97,15 @@ class Merger:
         """Of the records' values."""
         return self._buffers[partition].bytes
 
+    @property
+    def bytes(self) -> int:
+        """Of the values of all records that wait."""
+        return sum(buffer.bytes for buffer in self._buffers.values())
+
     def fitting(self, room_bytes: int) -> int:
         """How many of the records that wait take up so many bytes, by their mean size; with any room at least 1."""
         count = sum(len(buffer.records) for buffer in self._buffers.values())
-        total = sum(buffer.bytes for buffer in self._buffers.values())
-        return 0 if room_bytes <= 0 else max(1, room_bytes * count // max(1, total))
+        return 0 if room_bytes <= 0 else max(1, room_bytes * count // max(1, self.bytes))
 
     def first_offset(self, partition: TopicPartition) -> int | None:
         """The offset of the first record still waiting, None without one."""
@@ -190,15 +198,20 @@ def within_runs(starts: NDArray[np.bool_]) -> NDArray[np.float64]:
 def _cut(buffer: _Buffer, count: int) -> list[Merged]:
     """Remove and return the first `count` records."""
     taken = list(zip(buffer.keys[:count], buffer.records[:count], strict=True))
-    buffer.bytes -= size_of(buffer.records[:count])
+    buffer.bytes -= sum(buffer.sizes[:count])
     del buffer.records[:count]
     del buffer.keys[:count]
+    del buffer.sizes[:count]
     return taken
 
 
 def size_of(records: Sequence[Record]) -> int:
     """Bytes of the records' values."""
+    return sum(_sizes(records))
+
+
+def _sizes(records: Sequence[Record]) -> list[int]:
     try:
-        return sum(map(len, map(_value_of, records)))
+        return list(map(len, map(_value_of, records)))
     except TypeError:  # a tombstone is among them
-        return sum(len(record.value) for record in records if record.value is not None)
+        return [len(record.value or b"") for record in records]
