@@ -192,8 +192,8 @@ class DetectStage:
     def _apply_rebalance(self, polled: Polled) -> None:
         gone = polled.revoked | polled.lost
         self._forget(gone)
-        for partition in polled.assigned:
-            self._restore(partition)
+        if polled.assigned:
+            self._restore(polled.assigned)
         if polled.out_of_range:
             self._on_gap(polled.out_of_range)
         if gone or polled.assigned:
@@ -213,21 +213,26 @@ class DetectStage:
                 restoring.reader.close()
         self._watch.found.forget(partitions)
 
-    def _restore(self, partition: TopicPartition) -> None:
-        """Begin to read the state of a partition just assigned.
+    def _restore(self, partitions: Collection[TopicPartition]) -> None:
+        """Begin to read the state of partitions just assigned.
 
         The committed offset is read *before* the state's end: a state newer than the offset is harmless (stamps skip
         the rows it includes), an offset newer than the state would lose rows.
         """
-        committed = self._consumer.committed([partition]).get(partition)
-        offset = self._consumer.bounds([partition])[partition][0] if committed is None else committed
-        source = TopicPartition(self._settings.topics.state, partition.partition)
-        with ExitStack() as opened:
-            reader = opened.enter_context(closing(self._broker.reader([source])))
-            first = reader.position(source)
-            end, known = reader.end_offsets()[source], committed is not None
-            self._restoring[partition] = Restoring(reader, source, offset, end, first, known)
-            opened.pop_all()
+        committed = self._consumer.committed(partitions)
+        fresh = [partition for partition in partitions if committed.get(partition) is None]
+        bounds = self._consumer.bounds(fresh) if fresh else {}
+        for partition in partitions:
+            known = partition not in bounds
+            offset = committed[partition] if known else bounds[partition][0]
+            assert offset is not None  # there are bounds of those without
+            source = TopicPartition(self._settings.topics.state, partition.partition)
+            with ExitStack() as opened:
+                reader = opened.enter_context(closing(self._broker.reader([source])))
+                first = reader.position(source)
+                end = reader.end_offsets()[source]
+                self._restoring[partition] = Restoring(reader, source, offset, end, first, known)
+                opened.pop_all()
 
     def _go_on_restoring(self, now_s: float) -> None:
         """One bounded piece of reading and of building, however much there is."""
@@ -375,5 +380,4 @@ class DetectStage:
         touched = list(partitions)
         self._forget(touched)
         self._consumer.pause(touched)
-        for partition in touched:
-            self._restore(partition)
+        self._restore(touched)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from kafka.structs import OffsetAndMetadata
 
 from stream_monitor.broker.kafka.consumer import GroupConsumer
 from stream_monitor.broker.kafka.settings import KafkaSettings
@@ -20,9 +21,16 @@ class Answers:
     def __init__(self, answers: dict[int, list[int | None]]) -> None:
         self.answers = answers
 
-    def committed(self, partition: Any, timeout_ms: int) -> int | None:
+    @property
+    def _coordinator(self) -> Answers:
+        return self
+
+    def fetch_committed_offsets(self, partitions: list[Any], timeout_ms: int) -> dict[Any, OffsetAndMetadata]:
         assert timeout_ms > 0
-        return self.answers[partition.partition].pop(0)
+        told = {partition: self.answers[partition.partition].pop(0) for partition in partitions}
+        return {
+            partition: OffsetAndMetadata(offset, "", -1) for partition, offset in told.items() if offset is not None
+        }
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,9 @@ class GroupConsumer:
             if turn and asked:
                 time.sleep(_SURE_S)
             with translating(f"asking for the offsets of {self._name}", self._settings):
-                found |= {each: self._consumer.committed(theirs(each), timeout_ms=timeout_ms) for each in asked}
+                # All at once, which `KafkaConsumer.committed` cannot.
+                told = self._consumer._coordinator.fetch_committed_offsets(list(map(theirs, asked)), timeout_ms)
+            found |= {each: told[theirs(each)].offset if theirs(each) in told else None for each in asked}
         return found
 
     def position(self, partition: TopicPartition) -> int:
