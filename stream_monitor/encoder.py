@@ -29,7 +29,7 @@ from stream_monitor.labels import Label, LabelShape, decode_labels, encode_label
 from stream_monitor.merge import Merged
 from stream_monitor.privacy import Veil, veil_of
 from stream_monitor.reference import Kind, StreamKey
-from stream_monitor.rows import Decoded, Rows, by_stream, decode_runs, runs, values_of
+from stream_monitor.rows import Decoded, Rows, by_stream, decode_runs
 
 RAW_BYTES: Final = 4_096
 """What a reject quotes of the record, at most."""
@@ -90,10 +90,8 @@ class Encoder:
     def _rows(self, entries: Sequence[Merged], rejects: list[tuple[int, Reject]], latest_ms: int) -> Iterator[Rows]:
         """The rows of every stream: of run after run, or of all at once where a run holds but a few of each stream."""
         whole, many = Decoded(), None
-        values = values_of(entries)
-        for start, stop in runs(values, scan.RUN, scan.RUN_BYTES):
-            known = self._scanner
-            scanned = None if known is None else known.rows(entries[start:stop], values[start:stop], latest_ms)
+        read = [(0, len(entries), None)] if self._scanner is None else self._scanner.rows(entries, latest_ms)
+        for start, stop, scanned in read:
             if scanned is not None:
                 yield from by_stream(whole, entries)
                 whole = Decoded()

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate, zip_longest
 from operator import itemgetter
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from stream_monitor.events import DATES_MS, Reject, Row, Shape, parse_time, row_
 from stream_monitor.layout import Layout
 from stream_monitor.merge import Merged
 from stream_monitor.reference import StreamKey
-from stream_monitor.rows import Rows
+from stream_monitor.rows import Rows, runs, values_of
 from stream_monitor.scan_loops import FAILED, INDEX, LAYOUT, NULL, RECORD, SOME_FOREIGN, SOME_HARD, START, Ints
 from stream_monitor.scanned import Features, Later, Scanned
 from stream_monitor.words import SPARE
@@ -46,6 +47,9 @@ _record_of, _merged_of = itemgetter(1), itemgetter(0)
 _partition_of, _offset_of, _time_of = itemgetter(1), itemgetter(2), itemgetter(3)
 
 
+Found = tuple[Scanned, Ints]
+
+
 class Scanner:
     """Knows the layouts of late. Whatever it knows, what it gives for a record is what `rows.decode_runs` gives."""
 
@@ -57,31 +61,38 @@ class Scanner:
         self._runs = 0
         self._resting = self._rests = 0
         self._possible = shape.flat and bool(shape.features)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="scan")
 
-    def rows(self, entries: Sequence[Merged], values: Sequence[bytes], latest_ms: int) -> list[Rows] | None:
-        """The rows of the records, whose values are `values`, streams in the order in which they first appear; None if
-        the records are to be decoded by others. No row is dated after `latest_ms`."""
-        sizes = list(map(len, values))
-        if not self._possible or sum(sizes) < LEAST_BYTES:
-            return None
-        if self._resting:
-            self._resting -= 1
-            return None
-        found = self._rows(entries, values, sizes, latest_ms)
-        self._rests = 0 if found is not None else min(2 * self._rests or 1, MOST_RESTS)
-        self._resting = self._rests
-        return found
+    def rows(self, entries: Sequence[Merged], latest_ms: int) -> Iterator[tuple[int, int, list[Rows] | None]]:
+        """Run by run, the first record, the last one and the rows between: streams in the order in which they first
+        appear; None if the records are to be decoded by others. No row is dated after `latest_ms`.
 
-    def _rows(
-        self, entries: Sequence[Merged], values: Sequence[bytes], sizes: list[int], latest_ms: int
-    ) -> list[Rows] | None:
-        if not min(sizes) or max(sizes) > self._shape.limits.max_record_bytes:
-            return None
-        starts = np.fromiter(accumulate(sizes, initial=0), np.int64, len(sizes) + 1)
-        scan = self._scan(b"".join((*values, *_SPARE)), starts)
-        if scan is None:
-            return None
-        scanned, events = scan
+        While whoever asks is busy with the rows of a run, a thread scans the next one: that takes as long, and most of
+        it without the interpreter's lock.
+        """
+        values = values_of(entries)
+        bounds = list(runs(values, RUN, RUN_BYTES))
+        ahead: Future[Found | None] | None = None
+        for (start, stop), after in zip_longest(bounds, bounds[1:]):
+            tried = ahead is not None or self._is_worth(values[start:stop])
+            found = ahead.result() if ahead else self._scan(values[start:stop]) if tried else None
+            ahead = None
+            if found is not None and after is not None:
+                ahead = self._pool.submit(self._scan, values[slice(*after)])
+            rows = None if found is None else self._rows(*found, entries[start:stop], latest_ms)
+            if tried:
+                self._rests = 0 if rows is not None else min(2 * self._rests or 1, MOST_RESTS)
+                self._resting = self._rests
+            yield start, stop, rows
+
+    def _is_worth(self, values: Sequence[bytes]) -> bool:
+        if not self._possible or sum(map(len, values)) < LEAST_BYTES:
+            return False
+        rests = self._resting > 0
+        self._resting -= rests
+        return not rests
+
+    def _rows(self, scanned: Scanned, events: Ints, entries: Sequence[Merged], latest_ms: int) -> list[Rows] | None:
         origins = _origins(scanned, events, entries, self._shape.time)
         streams = None if origins is None else self._streams(scanned)
         if origins is None or streams is None or origins.time_ms.max() > latest_ms:
@@ -125,8 +136,12 @@ class Scanner:
             scanned.part(events, shape.label), ids, origins if whole else origins.take(events),
         )  # fmt: skip
 
-    def _scan(self, text: bytes, starts: Ints) -> tuple[Scanned, Ints] | None:
-        """The events of the records that begin at `starts`, whose last is the end; and `events` of `scan_loops`."""
+    def _scan(self, values: Sequence[bytes]) -> Found | None:
+        """The events of the records with these values, and `events` of `scan_loops`. One call at a time."""
+        sizes = list(map(len, values))
+        if not min(sizes) or max(sizes) > self._shape.limits.max_record_bytes:
+            return None
+        text, starts = b"".join((*values, *_SPARE)), _bounds(values)
         self._runs += 1
         state = np.zeros(3, dtype=np.int64)
         found = self._try(text, starts, state)
@@ -145,7 +160,7 @@ class Scanner:
             self._used[layout] = self._runs
         return found
 
-    def _try(self, text: bytes, starts: Ints, state: Ints) -> tuple[Scanned, Ints] | None:
+    def _try(self, text: bytes, starts: Ints, state: Ints) -> Found | None:
         most = len(text) // min((layout.least_bytes for layout in self._layouts), default=len(text) + 1) + 1
         slots = max((layout.slots for layout in self._layouts), default=0)
         values, kinds = np.empty((most, slots)), np.zeros((most, slots), dtype=np.uint8)

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument(
-        "--main-events", type=int, default=1_000_000,
+        "--main-events", type=int, default=3_000_000,
         help="of the main job, which loads its kernels first, and whose last events wait for a commit interval",
     )  # fmt: skip
     parser.add_argument(

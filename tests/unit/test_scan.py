@@ -27,7 +27,6 @@ from stream_monitor.fit import FitOptions, fit
 from stream_monitor.layout import Layout
 from stream_monitor.merge import Merged
 from stream_monitor.reference import Season, StreamKey
-from stream_monitor.rows import values_of
 from stream_monitor.scan import Scanner
 from stream_monitor.texts import TextTable
 from stream_monitor.words import SPARE
@@ -100,22 +99,28 @@ def test_only_what_json_calls_a_number_is_one(text: str) -> None:
 def test_a_table_of_texts_finds_what_a_dictionary_finds(known: list[str], asked: list[str]) -> None:
     codes: dict[object, int] = {text: i % 200 for i, text in enumerate(known)}
     events = [{"model": "m", "features": {"x": text}} for text in [*known, *asked]]
-    scanned = rows_of([orjson.dumps(events)], least=0)
-    if scanned is None:
+    found = rows_of([orjson.dumps(events)])
+    if found is None:
         return  # an escape
-    [rows] = scanned
-    found = rows.features.cells("x").codes(TextTable(codes), missing=254, miss=255)
-    assert found.tolist() == [codes.get(text, 255) for text in [*known, *asked]]
+    [rows] = found
+    coded = rows.features.cells("x").codes(TextTable(codes), missing=254, miss=255)
+    assert coded.tolist() == [codes.get(text, 255) for text in [*known, *asked]]
 
 
 def rows_of(
     values: list[bytes | None], shape: Shape | None = None, latest_ms: int = DATES_MS[-1], least: int = 0
 ) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "LEAST_BYTES", least)
-        patch.setattr(scan, "LEAST_VALUES", least)
+        patch.setattr(scan, "LEAST_BYTES", 0)
+        patch.setattr(scan, "LEAST_VALUES", 0)
         entries = entries_of(values)
-        return Scanner(shape or Shape(), ROUTE).rows(entries, values_of(entries), latest_ms)
+        return scanned(Scanner(shape or Shape(), ROUTE), entries, latest_ms)
+
+
+def scanned(scanner: Scanner, entries: list[Merged], latest_ms: int = DATES_MS[-1]) -> Any:
+    """The rows of a run."""
+    [(_, _, rows)] = scanner.rows(entries, latest_ms)
+    return rows
 
 
 def assert_same(values: list[bytes | None], shape: Shape, latest_ms: int = DATES_MS[-1]) -> bool:
@@ -175,8 +180,11 @@ def records(draw: st.DrawFn, values: st.SearchStrategy[Any]) -> list[bytes | Non
 @given(records(plain))
 @settings(max_examples=150, deadline=None)
 def test_usual_records_are_scanned_and_give_the_same_rows(values: list[bytes | None]) -> None:
-    scanned = assert_same(values, Shape())
-    assert scanned or any(b"\\u" in (value or b"") for value in values) or one_by_one(entries_of(values), Shape())[1]
+    assert (
+        assert_same(values, Shape())
+        or any(b"\\u" in (value or b"") for value in values)
+        or one_by_one(entries_of(values), Shape())[1]
+    )
 
 
 @given(records(scalars), st.integers(0, 10**13))
@@ -301,20 +309,20 @@ def test_a_scanner_rests_longer_and_longer_while_it_is_no_use(monkeypatch: pytes
     monkeypatch.setattr(scan, "LEAST_BYTES", 0)
     monkeypatch.setattr(scan, "LEAST_VALUES", 0)
     scanner, tried, turn = Scanner(Shape(), ROUTE), list[int](), 0
-    known = scanner._rows
+    known = scanner._scan
 
     def counted(*given: Any) -> Any:
         tried.append(turn)
         return known(*given)
 
-    monkeypatch.setattr(scanner, "_rows", counted)
+    monkeypatch.setattr(scanner, "_scan", counted)
     good: list[Merged] = entries_of([b'{"model":"m","features":{"x":1}}'])
     bad: list[Merged] = entries_of([b'{"model":"m","features":{"x":[1]}}'])
     for turn in range(20):
         entries = good if turn > 15 else bad
-        scanner.rows(entries, values_of(entries), DATES_MS[-1])
+        scanned(scanner, entries)
     assert tried == [0, 2, 5, 10, 19]
-    assert scanner.rows(good, values_of(good), DATES_MS[-1]) is not None, "what is of use again is not rested from"
+    assert scanned(scanner, good) is not None, "what is of use again is not rested from"
 
 
 def test_layouts_out_of_use_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +331,7 @@ def test_layouts_out_of_use_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     scanner = Scanner(Shape(), ROUTE)
     for turn in range(3 * scan.MOST_LAYOUTS):
         entries = entries_of([b'{"model":"m","features":{"x%d":1}}' % turn, b'{"model":"m","features":{"x0":1}}'])
-        assert scanner.rows(entries, values_of(entries), DATES_MS[-1]) is not None
+        assert scanned(scanner, entries) is not None
     assert len(scanner._layouts) == scan.MOST_LAYOUTS
     assert any("x0" in layout.features for layout in scanner._layouts), "one in use stays"
 
