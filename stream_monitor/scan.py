@@ -41,13 +41,20 @@ LEAST_BYTES: Final = 16 * 1024
 """Fewer are decoded as fast."""
 LEAST_VALUES: Final = 1_024
 """Values a stream of a run, in the mean; with fewer, rows are better collected over several runs."""
-_SPARE: Final = (bytes(SPARE),)
+_SPARE: Final = bytes(SPARE)
+_ahead: Final = ThreadPoolExecutor(1, thread_name_prefix="scan")
+"""The thread that scans ahead, one a process: it outlives its worker's connections."""
 
 _record_of, _merged_of = itemgetter(1), itemgetter(0)
 _partition_of, _offset_of, _time_of = itemgetter(1), itemgetter(2), itemgetter(3)
 
 
 Found = tuple[Scanned, Ints]
+
+
+def start() -> None:
+    """Start the thread that scans ahead: a process is to have all of its threads from the beginning on."""
+    _ahead.submit(int).result()
 
 
 class Scanner:
@@ -61,7 +68,6 @@ class Scanner:
         self._runs = 0
         self._resting = self._rests = 0
         self._possible = shape.flat and bool(shape.features)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="scan")
 
     def rows(self, entries: Sequence[Merged], latest_ms: int) -> Iterator[tuple[int, int, list[Rows] | None]]:
         """Run by run, the first record, the last one and the rows between: streams in the order in which they first
@@ -78,7 +84,7 @@ class Scanner:
             found = ahead.result() if ahead else self._scan(values[start:stop]) if tried else None
             ahead = None
             if found is not None and after is not None:
-                ahead = self._pool.submit(self._scan, values[slice(*after)])
+                ahead = _ahead.submit(self._scan, values[slice(*after)])
             rows = None if found is None else self._rows(*found, entries[start:stop], latest_ms)
             if tried:
                 self._rests = 0 if rows is not None else min(2 * self._rests or 1, MOST_RESTS)
@@ -141,7 +147,7 @@ class Scanner:
         sizes = list(map(len, values))
         if not min(sizes) or max(sizes) > self._shape.limits.max_record_bytes:
             return None
-        text, starts = b"".join((*values, *_SPARE)), _bounds(values)
+        text, starts = b"".join((*values, _SPARE)), _bounds(values)
         self._runs += 1
         state = np.zeros(3, dtype=np.int64)
         found = self._try(text, starts, state)
@@ -168,7 +174,7 @@ class Scanner:
         literals = [literal for layout in self._layouts for literal in layout.literals]
         count = scan_loops.scan(
             np.frombuffer(text, dtype=np.uint8), starts, self._shape.limits.max_events,
-            np.frombuffer(b"".join((*literals, *_SPARE)), dtype=np.uint8), _bounds(literals),
+            np.frombuffer(b"".join((*literals, _SPARE)), dtype=np.uint8), _bounds(literals),
             _bounds([layout.literals for layout in self._layouts]), values, kinds, spans, events, state,
         )  # fmt: skip
         if count < 0:

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import structlog
 
-from stream_monitor import allocator, collector, metrics
+from stream_monitor import allocator, collector, metrics, scan
 from stream_monitor.book import FIRST_EPOCH
 from stream_monitor.broker.protocol import Broker
 from stream_monitor.config import Settings
@@ -210,6 +210,7 @@ def run(settings: Settings, *, stages: frozenset[StageName] = STAGES, stop: thre
     supervisor restarts it and it reads the truth back. An unreachable broker is retried for ever, with backoff.
     """
     allocator.settle()
+    scan.start()
     outside = Outside(Pulse(), Metrics(settings.instance))
     server = serve(settings.http.host, settings.http.port, outside.pulse, outside.metrics.registry)
     try:
