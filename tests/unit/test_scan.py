@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import struct
+import threading
 from functools import partial
 from typing import Any
 
@@ -344,3 +345,18 @@ def test_kinds_of_numbers() -> None:
         True,
         True,
     ]
+
+
+def test_one_thread_scans_ahead_from_the_start_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan.start()
+    threads = threading.active_count()
+    monkeypatch.setattr(scan, "RUN", 2)
+    monkeypatch.setattr(scan, "LEAST_BYTES", 0)
+    monkeypatch.setattr(scan, "LEAST_VALUES", 0)
+    entries = entries_of([b'{"model":"m","features":{"x":1}}'] * 9)
+    for _ in range(3):
+        runs = list(Scanner(Shape(), ROUTE).rows(entries, DATES_MS[-1]))
+        assert [(start, stop, rows is not None) for start, stop, rows in runs] == [
+            (0, 2, True), (2, 4, True), (4, 6, True), (6, 8, True), (8, 9, True),
+        ]  # fmt: skip
+    assert threading.active_count() == threads
