@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
 from typing import Final
 
 import structlog
@@ -17,11 +16,10 @@ import structlog
 from stream_monitor import gaps
 from stream_monitor.alignment import Alignment, note
 from stream_monitor.backpressure import Backpressure, Sight
-from stream_monitor.broker.protocol import Broker, Message, Polled, Probe, Record, TopicPartition
+from stream_monitor.broker.protocol import Broker, Message, Polled, Probe, TopicPartition
 from stream_monitor.config import Settings
 from stream_monitor.encoder import EncodeCounts, Encoder
 from stream_monitor.errors import TransactionAborted
-from stream_monitor.events import DATES_MS
 from stream_monitor.feed import ReferenceFeed
 from stream_monitor.lane import MAX_PENDING_RECORDS, Lane, Promises, behind_ms
 from stream_monitor.merge import Merger
@@ -45,8 +43,6 @@ IDLE_AFTER_S: Final = 60.0
 IDLE_TICK_S: Final = 5.0
 """An encoder that had no rows for `IDLE_AFTER_S`, or that holds back, says so this often."""
 TICK_KEY: Final = b"tick"
-_stamp = attrgetter("timestamp_ms")
-_record_of = itemgetter(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +52,6 @@ class EncodeLevels:
     lag: dict[TopicPartition, int]
     codes_lag: int
     held_back: bool
-
-
-def dated(records: Sequence[Record]) -> Sequence[Record]:
-    """The records with time stamps that can be written as a date: a producer may count microseconds, or not at all."""
-    first, last = DATES_MS[0], DATES_MS[-1]
-    if first <= min(map(_stamp, records), default=first) and max(map(_stamp, records), default=last) <= last:
-        return records
-    return [record._replace(timestamp_ms=min(max(record.timestamp_ms, first), last)) for record in records]
 
 
 class EncodeStage:
@@ -126,17 +114,18 @@ class EncodeStage:
         self._ask_after_standstill(now_s)
         for partition, records in polled.records.items():
             self._fetched_s[partition] = now_s
-            self._lane(partition).merger.add(partition, dated(records), self._clock_ms())
+            self._lane(partition).merger.add(partition, records, self._clock_ms())
         # Labels first, and half of the room at most: neither backlog is to keep the other from being read.
-        self._take(self._labels, self._room // 2, now_s)
-        self._take(self._rows, self._room, now_s)
+        taken = self._take(self._labels, self._room // 2, now_s) + self._take(self._rows, self._room, now_s)
         self._look_around(now_s)
         self._regulate(now_s)
         if not self._holds:  # else nobody moves
             self._ownership.look(now_s)
+        commits = self.counts.commits
         if self._due(now_s):
             self._commit(now_s)
-        return bool(polled.records)
+        # Of what is buffered more may go on now, though nothing new came: a full buffer is not filled up.
+        return bool(polled.records) or taken > 0 or self.counts.commits > commits
 
     @property
     def idle(self) -> bool:
@@ -247,12 +236,14 @@ class EncodeStage:
         """Bytes that the next transaction still takes."""
         return self._settings.worker.max_transaction_bytes - self._pending_bytes
 
-    def _take(self, lane: Lane, room: int, now_s: float) -> None:
+    def _take(self, lane: Lane, room: int, now_s: float) -> int:
         if self._backpressure.held_back:
             lane.merger.hold()
-            return
+            return 0
         lagging = [partition for partition in self._inputs(lane) if self._lags(partition)]
-        self._pending_bytes += lane.take(lagging, room, now_s)
+        taken = lane.take(lagging, room, now_s)
+        self._pending_bytes += taken
+        return taken
 
     def _lags(self, partition: TopicPartition) -> bool:
         ends = [end for end in (self._consumer.end_seen(partition), self._ends.get(partition)) if end is not None]

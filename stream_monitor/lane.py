@@ -30,6 +30,8 @@ class Lane:
     alignment: Alignment
     total: int = 0
     pending: list[Merged] = field(default_factory=list)
+    _in_order: bool = True
+    """Whether `pending` is."""
 
     def take(self, lagging: Collection[TopicPartition], room_bytes: int, now_s: float) -> int:
         """Merge what may go on, at most so many bytes; how many it was."""
@@ -42,6 +44,7 @@ class Lane:
         if not taken:
             return 0
         size = waiting - self.merger.bytes
+        self._in_order = self._in_order and (not self.pending or self.pending[-1][0] <= taken[0][0])
         self.pending += taken
         self.alignment.take(taken[-1][0], len(taken), size)
         return size
@@ -55,7 +58,9 @@ class Lane:
 
     def sort(self) -> None:
         """Late records of a partition that was not waited for are among what is pending."""
-        self.pending.sort(key=itemgetter(0))
+        if not self._in_order:
+            self.pending.sort(key=itemgetter(0))
+            self._in_order = True
 
     @property
     def pending_bytes(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_monitor.broker.protocol import Record, TopicPartition
+from stream_monitor.events import DATES_MS
 
 Merged = tuple[int, Record]
 """A record and the time it is merged by: the greatest time stamp up to it in its partition, epoch milliseconds."""
@@ -69,12 +71,20 @@ class Merger:
             self._buffers.pop(partition, None)
 
     def add(self, partition: TopicPartition, records: Sequence[Record], now_ms: int) -> None:
-        """Records as read, in the order of their offsets, at the wall-clock time `now_ms`."""
+        """Records as read, in the order of their offsets, at the wall-clock time `now_ms`.
+
+        A time stamp that cannot be written as a date becomes the nearest that can: a producer may count microseconds.
+        """
         self._arrived = True
         if not records:
             return
         buffer = self._buffers[partition]
         stamps = np.fromiter(map(_stamp_of, records), np.int64, len(records))
+        if stamps.min() < DATES_MS[0] or stamps.max() > DATES_MS[-1]:
+            stamps = np.clip(stamps, DATES_MS[0], DATES_MS[-1])
+            records = [
+                record._replace(timestamp_ms=stamp) for record, stamp in zip(records, stamps.tolist(), strict=True)
+            ]
         stamps = np.maximum.accumulate(np.minimum(stamps, now_ms + AHEAD_MS))
         keys = np.maximum(stamps, buffer.newest).tolist()
         buffer.newest = newest = keys[-1]
@@ -147,10 +157,13 @@ class Merger:
             return _cut(buffer, min(count, limit))
         spread = [_spread(buffer.keys[: min(count, limit)]) for buffer, count in runs]
         order = np.argsort(np.concatenate(spread), kind="stable")[:limit]  # stable: never against a partition's order
-        run_of = np.repeat(np.arange(len(runs)), [len(each) for each in spread])[order]
-        counts = np.bincount(run_of, minlength=len(runs)).tolist()
-        entries = [iter(_cut(buffer, count)) for (buffer, _), count in zip(runs, counts, strict=True)]
-        return [next(entries[run]) for run in run_of.tolist()]
+        sizes = np.array([len(each) for each in spread])
+        run_of = np.repeat(np.arange(len(runs)), sizes)[order]
+        counts = np.bincount(run_of, minlength=len(runs))
+        cuts = [_cut(buffer, count) for (buffer, _), count in zip(runs, counts.tolist(), strict=True)]
+        entries = list(chain.from_iterable(cuts))  # of each run a beginning: less than `order` counts
+        left = np.cumsum(sizes - counts) - (sizes - counts)
+        return list(map(entries.__getitem__, (order - left[run_of]).tolist()))
 
     def _watermark(self, lagging: Collection[TopicPartition], now_s: float) -> int | None:
         """Up to which time nothing earlier can come; None: wait; `_END`: everything may go."""

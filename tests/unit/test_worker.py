@@ -346,6 +346,21 @@ def test_what_waits_to_be_encoded_is_bounded_in_bytes(monkeypatch: pytest.Monkey
     assert stage.counts.rows == 400
 
 
+def test_an_encoder_with_a_full_buffer_does_not_wait_for_more() -> None:
+    """What was polled at once goes on a transaction at a time; no step waits for something new meanwhile."""
+    world = World(settings(worker={"max_transaction_bytes": 1_048_576}), partitions=2, references=[REFERENCE])
+    value = b'{"model":"m","features":{"x":1.0,"y":1.0,"city":"Rome"},"note":"' + b"x" * 10_000 + b'"}'
+    worker = world.worker("a", frozenset({"encode"}))
+    world.turn(worker, rounds=3, step_s=1.1)
+    stage = worker.encode
+    assert stage is not None
+    world.broker.append([Message(world.base.topics.predictions, None, value, n % 2) for n in range(500)])
+    busy = [stage.step(0.0, 10.0) for _ in range(12)]
+    assert stage.counts.rows > 400
+    assert busy[:5] == [True] * 5, "one for each megabyte"
+    assert not busy[-1], "what is left is less, and waits for its commit"
+
+
 def test_a_step_watches_so_many_rows_and_commits_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """One poll may bring more than can be watched before the group gives up on a member, which would begin anew."""
     monkeypatch.setattr(detect_stage, "ROWS_A_STEP", 500)
