@@ -37,6 +37,9 @@ MOST_NEW: Final = 4
 MOST_STREAMS: Final = 64
 MOST_RESTS: Final = 64
 """Runs not tried after one that failed: one, two, … up to this many."""
+MOST_CELLS: Final = 1_000_000
+"""Events that may be in a run, times the values of the widest: short events beside wide ones would take gigabytes, and
+are decoded."""
 LEAST_BYTES: Final = 16 * 1024
 """Fewer are decoded as fast."""
 LEAST_VALUES: Final = 1_024
@@ -169,6 +172,8 @@ class Scanner:
     def _try(self, text: bytes, starts: Ints, state: Ints) -> Found | None:
         most = len(text) // min((layout.least_bytes for layout in self._layouts), default=len(text) + 1) + 1
         slots = max((layout.slots for layout in self._layouts), default=0)
+        if most * slots > MOST_CELLS:
+            return None
         values, kinds = np.empty((most, slots)), np.zeros((most, slots), dtype=np.uint8)
         spans, events = np.empty((most, slots, 2), dtype=np.int32), np.empty((most, 5), dtype=np.int64)
         literals = [literal for layout in self._layouts for literal in layout.literals]
