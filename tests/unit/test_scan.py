@@ -365,5 +365,5 @@ def test_one_thread_scans_ahead_from_the_start_on(monkeypatch: pytest.MonkeyPatc
 def test_short_events_beside_wide_ones_do_not_take_room_for_as_many_wide_ones() -> None:
     wide = orjson.dumps({"model": "wide", "features": {f"x{i}": i for i in range(1_500)}})
     short = b'{"model":"m","features":{"x":1}}'
-    assert assert_same([wide] + [short] * 3, Shape())
-    assert not assert_same([wide] + [short] * 1_500, Shape())
+    assert assert_same([wide, *[short] * 3], Shape())
+    assert not assert_same([wide, *[short] * 1_500], Shape())
