@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import Any, Final, overload
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from stream_monitor.batch import Origins
@@ -319,11 +320,17 @@ def by_stream(decoded: Decoded, entries: Sequence[Merged]) -> Iterator[Rows]:
 def _origins(decoded: Decoded, entries: Sequence[Merged]) -> Origins:
     """Of each event, from its record: looked up once a record, of those from the first to the last."""
     at = np.array(decoded.records)
-    run = entries[at[0] : at[-1] + 1]
-    at -= at[0]
-    records = list(map(_record_of, run))
-    partition = np.fromiter(map(_partition_of, records), np.int32, len(run))
-    offset = np.fromiter(map(_offset_of, records), np.int64, len(run))
-    merged_ms = np.fromiter(map(_merged_of, run), np.int64, len(run))
     index, time_ms = np.array(decoded.indexes, dtype=np.int32), np.array(decoded.times, dtype=np.int64)
-    return Origins(partition[at], offset[at], index, time_ms, merged_ms[at])
+    return origins_of(entries[at[0] : at[-1] + 1], at - at[0], index, time_ms)
+
+
+def origins_of(
+    entries: Sequence[Merged], record: npt.NDArray[np.int64], index: npt.NDArray[np.int32],
+    time_ms: npt.NDArray[np.int64],
+) -> Origins:  # fmt: skip
+    """Of events with these times, of the records `entries[record]`, each the `index`-th of its record."""
+    records = list(map(_record_of, entries))
+    partition = np.fromiter(map(_partition_of, records), np.int32, len(entries))
+    offset = np.fromiter(map(_offset_of, records), np.int64, len(entries))
+    merged_ms = np.fromiter(map(_merged_of, entries), np.int64, len(entries))
+    return Origins(partition[record], offset[record], index, time_ms, merged_ms[record])

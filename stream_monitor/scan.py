@@ -1,4 +1,4 @@
-"""Many records at once, straight from their bytes to columns: no object of Python for any event. Pure.
+"""Many records at once, straight from their bytes to columns: no object of Python for any event. No I/O, but a thread.
 
 `rows.decode_runs` is the definition. This takes the records of a run if every event in them has a known layout
 (`layout.py`), and gives the same rows; anything else it leaves to that.
@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate, zip_longest
 from operator import itemgetter
@@ -22,7 +22,7 @@ from stream_monitor.events import DATES_MS, Reject, Row, Shape, parse_time, row_
 from stream_monitor.layout import Layout
 from stream_monitor.merge import Merged
 from stream_monitor.reference import StreamKey
-from stream_monitor.rows import Rows, runs, values_of
+from stream_monitor.rows import Rows, origins_of, runs, values_of
 from stream_monitor.scan_loops import FAILED, INDEX, LAYOUT, NULL, RECORD, SOME_FOREIGN, SOME_HARD, START, Ints
 from stream_monitor.scanned import Features, Later, Scanned
 from stream_monitor.words import SPARE
@@ -30,6 +30,7 @@ from stream_monitor.words import SPARE
 RUN: Final = 2_048
 """Records taken at once."""
 RUN_BYTES: Final = 1024 * 1024
+"""Taken at once. A quarter or four times as much costs more (ADR 14)."""
 MOST_LAYOUTS: Final = 32
 """Known at once; the one that was longest of no use makes room for another."""
 MOST_NEW: Final = 4
@@ -40,17 +41,16 @@ MOST_RESTS: Final = 64
 MOST_CELLS: Final = 1_000_000
 """Events that may be in a run, times the values of the widest: short events beside wide ones would take gigabytes, and
 are decoded."""
-LEAST_BYTES: Final = 16 * 1024
-"""Fewer are decoded as fast."""
+LEAST_BYTES: Final = 32 * 1024
+"""Fewer are decoded as fast (ADR 14)."""
 LEAST_VALUES: Final = 1_024
 """Values a stream of a run, in the mean; with fewer, rows are better collected over several runs."""
 _SPARE: Final = bytes(SPARE)
 _ahead: Final = ThreadPoolExecutor(1, thread_name_prefix="scan")
 """The thread that scans ahead, one a process: it outlives its worker's connections."""
 
-_record_of, _merged_of = itemgetter(1), itemgetter(0)
-_partition_of, _offset_of, _time_of = itemgetter(1), itemgetter(2), itemgetter(3)
-
+_record_of: Final = itemgetter(1)
+_stamp_of: Final = itemgetter(3)
 
 Found = tuple[Scanned, Ints]
 
@@ -228,20 +228,11 @@ def _settle(scanned: Scanned) -> bool:
 
 def _origins(scanned: Scanned, events: Ints, entries: Sequence[Merged], path: str | None) -> Origins | None:
     """Of each event; None if the time of one is none."""
-    records, record = list(map(_record_of, entries)), events[:, RECORD]
-
-    def of_record(values: Iterable[int], kind: type[np.integer[Any]]) -> Any:
-        each = np.fromiter(values, kind, len(records))
-        return each if len(records) == len(record) else each[record]
-
-    times = _times(scanned, lambda: of_record(map(_time_of, records), np.int64), path)
-    return times if times is None else Origins(
-        of_record(map(_partition_of, records), np.int32), of_record(map(_offset_of, records), np.int64),
-        events[:, INDEX].astype(np.int32), times, of_record(map(_merged_of, entries), np.int64),
-    )  # fmt: skip
+    times = _times(scanned, events[:, RECORD], entries, path)
+    return None if times is None else origins_of(entries, events[:, RECORD], events[:, INDEX].astype(np.int32), times)
 
 
-def _times(scanned: Scanned, of_records: Callable[[], Ints], path: str | None) -> Ints | None:
+def _times(scanned: Scanned, record: Ints, entries: Sequence[Merged], path: str | None) -> Ints | None:
     """Of each event its own, or its record's; None if one is none."""
     given = scanned.cells(np.arange(len(scanned.layout)), lambda layout: layout.part(path))
     numbers = given.kinds <= HARD
@@ -250,7 +241,7 @@ def _times(scanned: Scanned, of_records: Callable[[], Ints], path: str | None) -
         return None
     if numbers.all():
         return written.astype(np.int64)  # what is behind the point goes
-    times = of_records()
+    times = np.fromiter(map(_stamp_of, map(_record_of, entries)), np.int64, len(entries))[record]
     times[numbers] = written
     others = np.flatnonzero(~numbers & (given.kinds != NULL))
     read = list(map(parse_time, given.objects(others)))

@@ -15,7 +15,6 @@ import orjson
 import pytest
 from hypothesis import given, settings
 
-from stream_monitor import encoder as encoders
 from stream_monitor import scan
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
 from stream_monitor.broker.protocol import Message
@@ -283,7 +282,6 @@ def encoder_of() -> Encoder:
 
 def test_scanned_and_decoded_runs_take_turns_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "RUN", 7)
-    monkeypatch.setattr(encoders, "scan", scan)
     values: list[bytes | None] = []
     for i in range(200):
         odd = i % 29 == 0
