@@ -3,6 +3,9 @@
 Such arrays are mapped anew each time, or given back to the system from the top of the heap, and every page of them is
 faulted in again: a quarter of the CPU time of a restore (`python -m benchmarks.restore --only 1`, with its call of
 `settle` and without).
+
+And each thread gets a heap of its own, which keeps what is free in it as well: a worker's memory then grows for hours,
+by what each of its threads once had at most.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Final
 
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
+_ARENA_MAX: Final = -8
 """Numbers of `mallopt(3)`."""
 KEPT_BYTES: Final = 16 * 1024 * 1024
 """Free memory at the top of the heap that is kept, at most."""
@@ -20,15 +24,23 @@ MAPPED_BYTES: Final = 2 * 1024 * 1024
 """What is larger than this is mapped by itself and given back when it goes: what is fetched of a backlog, above all."""
 
 
-def settle() -> bool:
-    """Keep what is free for the next array; whether the C library can be told (glibc), and nobody else has.
+HEAPS: Final = 1
+"""For all threads, which hold the interpreter's lock where they allocate much."""
+_SET_BY_OTHERS: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX")
 
-    Whoever sets `MALLOC_TRIM_THRESHOLD_` or `MALLOC_MMAP_THRESHOLD_` in the environment is left alone.
+
+def settle() -> bool:
+    """Keep what is free for the next array, of all threads in one place; whether the C library can be told (glibc),
+    and nobody else has.
+
+    Whoever sets `MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_` or `MALLOC_ARENA_MAX` in the environment is left
+    alone.
     """
-    if any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")):
+    if any(name in os.environ for name in _SET_BY_OTHERS):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or another system
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, MAPPED_BYTES)) and bool(mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
+    wanted = ((_MMAP_THRESHOLD, MAPPED_BYTES), (_TRIM_THRESHOLD, KEPT_BYTES), (_ARENA_MAX, HEAPS))
+    return all(mallopt(option, value) for option, value in wanted)
