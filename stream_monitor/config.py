@@ -111,6 +111,9 @@ class WorkerSection(Section):
     state_bytes_per_s: Positive = Field(
         default=5_000_000, description="Budget for saving states that no alert asked for."
     )
+    state_interval_s: float = Field(
+        default=5.0, ge=0, le=600, description="Rows that no alert asked to save may be in memory alone for so long."
+    )
     max_codes_lag: Positive = Field(
         default=20_000, description="Records of codes undetected, kept below this: encoding pauses at half of it."
     )

@@ -63,7 +63,7 @@ def demo(console: Console, *, events_per_s: int = 10_000) -> int:
     """
     log.setup("warning", "console", 0)
     settings = Settings.model_validate(
-        {"worker": {"commit_interval_s": 0.2}, "topics": {"partitions": 4, "labels": LABELS}}
+        {"worker": {"commit_interval_s": 0.2, "state_interval_s": 0.0}, "topics": {"partitions": 4, "labels": LABELS}}
     )
     broker = MemoryBroker(clock_ms=lambda: time.time_ns() // 1_000_000)
     broker.create_topics(topics.specs(settings, predictions=PARTITIONS))

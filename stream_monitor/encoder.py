@@ -59,6 +59,7 @@ class Encoder:
         self._shape: Shape = settings.input.to_shape()
         self._label_shape: LabelShape = settings.labels.to_shape(settings.input.limits)
         self._binners: dict[str, Binner] = {}
+        self._parted = any(entry.segment_by for entry in settings.models)
         self._veil = veil_of(settings)
         # A veil changes values before they are coded: it wants them as objects.
         self._scanner = None if self._veil else scan.Scanner(self._shape, partial(route, settings=settings))
@@ -124,6 +125,8 @@ class Encoder:
 
     def _segment(self, decoded: Decoded) -> None:
         """Leave out what events call their segments where features make those: they are parts of one stream then."""
+        if not self._parted:
+            return
         parted = {model for model in set(decoded.models) if self._settings.for_model(model).segment_by}
         if parted:
             decoded.segments = ["" if model in parted else segment

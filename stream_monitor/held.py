@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -85,8 +85,8 @@ class TrackedModel:
 
 @dataclass(slots=True)
 class Held:
-    """A partition in detection: its streams and models, those with rows that wait, and the order in which unsaved ones
-    are due.
+    """A partition in detection: its streams and models, those with rows that wait, and the unsaved ones in the order in
+    which they are due, with when that was noted (None: not yet).
 
     `clock`: what its ticks have said so far; `base`: the same as of the committed offset; `clocks`: of each tick since.
     `untold`: streams and models saved since their status was written, in turn; `shown`: streams that have one;
@@ -108,7 +108,7 @@ class Held:
     streams: dict[StreamKey, Tracked] = field(default_factory=dict)
     waiting: dict[StreamKey, Tracked] = field(default_factory=dict)
     models: dict[str, TrackedModel] = field(default_factory=dict)
-    due: deque[Subject] = field(default_factory=deque)
+    due: OrderedDict[Subject, float | None] = field(default_factory=OrderedDict)
     incidents: dict[str, Incidents] = field(default_factory=dict)
     unsaved_incidents: set[str] = field(default_factory=set)
     look_ms: int = LONG_AGO
@@ -158,8 +158,7 @@ class Held:
     def note_unsaved(self, tracked: Tracked | TrackedModel, subject: Subject, from_offset: int) -> None:
         """What came from that codes offset on is in memory alone."""
         if tracked.unsaved_from is None:
-            if not tracked.outdated:  # else it is due already
-                self.due.append(subject)
+            self.due.setdefault(subject)
             tracked.unsaved_from = from_offset
         tracked.unsaved_from = min(tracked.unsaved_from, from_offset)
 

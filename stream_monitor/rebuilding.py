@@ -76,7 +76,7 @@ class Rebuild:
         held.note_version(key, restored.stream.birth.since)
         held.shown.add(key)
         if outdated:
-            held.due.append(key)
+            held.due.setdefault(key)
         self._report(key, restored)
         count_cold(self._counts, held.streams[key])
         self._counts.restored_streams += 1
@@ -91,7 +91,7 @@ class Rebuild:
         held.model_roster.enter(name, restored.model.since)
         if outdated:
             restored.saved.whole = True
-            held.due.append(name)
+            held.due.setdefault(name)
         if restored.lost:
             self._counts.lost_states += 1
             log.error("state unusable, the model's labels start anew", model=name, why=restored.lost)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from operator import itemgetter
 from typing import Final
 
@@ -24,6 +26,9 @@ STATUS_AT_ONCE: Final = 200
 """Streams whose status one commit looks at, a partition."""
 SAVE_BURST_S: Final = 2.0
 """Unused save budget kept for later, in seconds of it."""
+UNSAVED_SHARE: Final = 1 / 8
+"""Of the codes lag at which encoding would be held back: so much may be fed and not saved, before states are saved
+sooner than `worker.state_interval_s` asks for."""
 
 HeldBy = Mapping[TopicPartition, Held]
 
@@ -59,20 +64,23 @@ class Batchful:
 
 class Saving:
     """Puts transactions together. The state of what has found something always goes with it; other states are saved in
-    turn while there is credit, which grows by `worker.state_bytes_per_s`."""
+    turn, `worker.state_interval_s` after the first unsaved row of each, while there is credit, which grows by
+    `worker.state_bytes_per_s`."""
 
     def __init__(self, settings: Settings, counts: DetectCounts) -> None:
         self._settings = settings
         self._counts = counts
         self._credit_bytes = 0.0
         self._saved_last = TopicPartition("", 0)
-        self._earned_s: float | None = None
+        worker, topics = settings.worker, settings.topics
+        self._most_unsaved = worker.max_codes_lag * UNSAVED_SHARE / topics.partitions
+        self._now_s = math.inf
 
     def earn(self, now_s: float) -> None:
         """Let the save budget grow with time, up to `SAVE_BURST_S` of it."""
         rate = self._settings.worker.state_bytes_per_s
-        passed_s = 0.0 if self._earned_s is None else now_s - self._earned_s
-        self._earned_s = now_s
+        passed_s = max(0.0, now_s - self._now_s)  # none the first time
+        self._now_s = now_s
         self._credit_bytes = min(self._credit_bytes + rate * passed_s, rate * SAVE_BURST_S)
 
     def batchful(self, held_by: HeldBy, found: Found, *, everything: bool) -> Batchful:
@@ -146,15 +154,23 @@ class Saving:
         return order[start:] + order[:start]
 
     def _save_due(self, batchful: Batchful, partition: TopicPartition, held: Held, everything: bool) -> None:
-        """Save unsaved streams in turn while there is credit; a debt is paid off before the next one."""
-        for _ in range(len(held.due)):
-            if not everything and self._credit_bytes <= 0:
+        """Save unsaved streams in turn, those that have been so for long enough, while there is credit; a debt is paid
+        off before the next one."""
+        for subject in takewhile(lambda each: held.due[each] is None, reversed(held.due)):
+            held.due[subject] = self._now_s
+        while held.due:
+            subject, since_s = next(iter(held.due.items()))
+            if not everything and (self._credit_bytes <= 0 or not self._is_time(held, subject, since_s)):
                 return
-            subject = held.due.popleft()
-            tracked = held.tracked(subject)
-            if tracked.unsaved_from is not None or tracked.outdated:
-                self._saved_last = partition
-                self._save(batchful, partition, held, subject)
+            self._saved_last = partition
+            self._save(batchful, partition, held, subject)
+
+    def _is_time(self, held: Held, subject: Subject, since_s: float | None) -> bool:
+        """Whether a stream has been unsaved for long, or many records of codes have come meanwhile."""
+        unsaved_from = held.tracked(subject).unsaved_from
+        behind = 0 if unsaved_from is None else held.clock.offset - unsaved_from
+        waited_s = 0.0 if since_s is None else self._now_s - since_s
+        return waited_s >= self._settings.worker.state_interval_s or behind >= self._most_unsaved
 
     def _save(self, batchful: Batchful, partition: TopicPartition, held: Held, subject: Subject) -> None:
         tracked = held.tracked(subject)
@@ -174,6 +190,7 @@ class Saving:
         batchful.bytes += size
         self._credit_bytes -= size
         tracked.unsaved_from, tracked.outdated = None, False
+        held.due.pop(subject, None)
         held.untold[subject] = None
 
     def clock_message(self, partition: TopicPartition, clock: Clock) -> Message:

@@ -22,6 +22,7 @@ from stream_monitor.alerts import (
     State,
     alert_id,
 )
+from stream_monitor.compiled import njit
 from stream_monitor.reference import StreamKey
 from stream_monitor.trail import Origin
 
@@ -61,15 +62,9 @@ class Rhythm(msgspec.Struct):
 
     def see(self, times_ms: npt.NDArray[np.int64], last: Origin) -> None:
         """Rows came, at these merge times, in the order they were fed."""
-        bounded = np.clip(times_ms, 0, LATEST_MS)  # a hostile batch may hold any number
-        times = np.maximum.accumulate(np.concatenate(([self.last_ms], bounded)))
-        pauses, periods = np.diff(times), times[1:] // PERIOD_MS
-        for period in np.unique(periods).tolist():
-            if period != self.period:
-                self.before_ms = self.longest_ms if period == self.period + 1 else 0
-                self.period, self.longest_ms = period, 0
-            self.longest_ms = max(self.longest_ms, int(pauses[periods == period].max()))
-        self.last_ms = int(times[-1])
+        known = np.array([self.last_ms, self.period, self.longest_ms, self.before_ms], dtype=np.int64)
+        _listen(times_ms, known)
+        self.last_ms, self.period, self.longest_ms, self.before_ms = known.tolist()
         self.last = (last.partition, last.offset, last.index, last.time_ms)
 
     def silent_at(self, policy: Policy) -> int | None:
@@ -90,6 +85,19 @@ class Rhythm(msgspec.Struct):
         """Nothing is to be decided before, whatever comes: new rows only put it off."""
         silent_at = self.silent_at(policy)
         return self.ended_at(policy) if silent_at is None else min(silent_at, self.ended_at(policy))
+
+
+@njit
+def _listen(times_ms: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> None:
+    """Bring `known` (last, period, longest, before) up to these times; a hostile batch may hold any numbers."""
+    for i in range(len(times_ms)):
+        time = max(known[0], min(max(times_ms[i], 0), LATEST_MS))
+        period = time // PERIOD_MS
+        if period != known[1]:
+            known[3] = known[2] if period == known[1] + 1 else 0
+            known[1], known[2] = period, 0
+        known[2] = max(known[2], time - known[0])
+        known[0] = time
 
 
 def fall_silent(stream: StreamKey, rhythm: Rhythm, policy: Policy, topic: str) -> Alert:

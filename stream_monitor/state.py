@@ -242,7 +242,7 @@ def restore(stream: Stream, parts: dict[str, dict[int, bytes]], book: ReferenceB
 def _checked(rhythm: Rhythm | None) -> Rhythm | None:
     """Raises WireError where its times are no dates, so that no alert about them could be written."""
     if rhythm is not None:
-        times = (rhythm.first_ms, rhythm.last_ms, rhythm.last[3], rhythm.longest_ms, rhythm.before_ms)
+        times = (rhythm.first_ms, rhythm.last_ms, rhythm.last[3], rhythm.longest_ms, rhythm.before_ms, rhythm.period)
         if any(time not in DATES_MS for time in times) or min(rhythm.longest_ms, rhythm.before_ms) < 0:
             raise WireError("the stream's rhythm holds times that are no dates")
     return rhythm

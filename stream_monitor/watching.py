@@ -230,8 +230,7 @@ class Watch:
         """Resolve what is open, forget the stream, and delete its state."""
         tracked = held.streams.pop(key)
         held.roster.leave(key.model, tracked.stream.birth.since)
-        if key in held.due:
-            held.due.remove(key)
+        held.due.pop(key, None)
         self.found.alerts += [(partition, alert) for alert in tracked.stream.end()]
         self.found.ended.append((partition, key, tracked.saved))
         held.touched = True

@@ -42,6 +42,7 @@ class DetectorSet:
     def __init__(self, reference: Reference, params: Mapping[str, object], budget_rows: float) -> None:
         self._params = params
         self._budget_rows = budget_rows
+        self._tags: dict[str, str] = {}
         self._pacing = None if reference.source.ordered else Pacing(reference)
         self._build(reference)
 
@@ -222,9 +223,11 @@ class DetectorSet:
 
     def _tag(self, name: str) -> str:
         """Name, schema, library where its bytes are the library's own, and a digest of what it was built with."""
-        library = f"river-{RIVER}/" if name == "adwin" else ""
-        built = f"{self._params[name]!r} {self._budget_rows!r} {SHARES[name]!r}"
-        return f"{name}/{STATE_SCHEMA}/{library}{hashlib.sha256(built.encode()).hexdigest()[:12]}"
+        if name not in self._tags:
+            library = f"river-{RIVER}/" if name == "adwin" else ""
+            built = f"{self._params[name]!r} {self._budget_rows!r} {SHARES[name]!r}"
+            self._tags[name] = f"{name}/{STATE_SCHEMA}/{library}{hashlib.sha256(built.encode()).hexdigest()[:12]}"
+        return self._tags[name]
 
     def _shares(self, column: int) -> npt.NDArray[np.float64]:
         """The reference's probability of every code, over all strata by their rows."""

@@ -120,7 +120,7 @@ class Arena:
             "topics": {"predictions": f"{self.name}.predictions", "alerts": f"{self.name}.alerts", "partitions": 4,
                        "labels": f"{self.name}.labels" if self._has_labels else None},
             "models": [{"match": "m", "segment_by": list(SEGMENT_BY)}],
-            "worker": {"commit_interval_s": 0.2, "state_bytes_per_s": 100_000},
+            "worker": {"commit_interval_s": 0.2, "state_bytes_per_s": 100_000, "state_interval_s": 0.5},
             "detection": {"budget_events": 100_000, "warmup_events": 500},
         }  # fmt: skip
         for key, value in overrides.items():

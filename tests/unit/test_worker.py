@@ -364,7 +364,7 @@ def test_an_encoder_with_a_full_buffer_does_not_wait_for_more() -> None:
 def test_a_step_watches_so_many_rows_and_commits_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """One poll may bring more than can be watched before the group gives up on a member, which would begin anew."""
     monkeypatch.setattr(detect_stage, "ROWS_A_STEP", 500)
-    world = World(partitions=1, references=[REFERENCE])
+    world = World(settings(worker={"state_interval_s": 2.0}), partitions=1, references=[REFERENCE])
     encoder = world.worker("a", frozenset({"encode"}))
     batch = rows(8_000, drift_at=4_000)
     for start in range(0, 8_000, 200):
