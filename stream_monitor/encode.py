@@ -23,6 +23,7 @@ from stream_monitor.codes import ABOVE, BELOW, FIRST_BIN, INVALID, MISSING, NEW,
 from stream_monitor.compiled import njit
 from stream_monitor.events import Row
 from stream_monitor.features import MAX_DEPTH, canonical, clean, columns_of, feature_of, getter
+from stream_monitor.layout import Layout
 from stream_monitor.reference import Column, Kind, Reference, Role
 from stream_monitor.rows import Rows
 from stream_monitor.scanned import Cells, Features
@@ -41,6 +42,7 @@ MAX_EXTRA_TEXT: Final = 128
 MAX_EXTRAS_A_COLUMN: Final = 16
 MAX_EXTRAS: Final = 256
 MAX_UNKNOWN: Final = 64
+MAX_LAYOUTS: Final = 64
 _MOST_PLACES: Final = 4_096
 _MISS: Final = 255
 _FLOAT_MAX: Final = 1.7976931348623157e308
@@ -91,6 +93,7 @@ class Binner:
         self._textual_at = [at for at, column in categorical.items() if column.role is Role.INPUT]
         self._numeric = [feature_of(column.name) for _, column in inputs]
         self._textual = [feature_of(categorical[at].name) for at in self._textual_at]
+        self._names = tuple(self._numeric)
         self._numeric_of = getter(self._numeric)
         self._textual_of = getter(self._textual)
 
@@ -98,6 +101,8 @@ class Binner:
         self._watched = len(watched)
         self._dotted = [name for name in watched if "." in name]
         self._known = frozenset(watched) | reference.skipped.keys()
+        self._layouts: dict[Layout, frozenset[str]] = {}
+        """What `_unknown_in` has found."""
         self._objects = frozenset(name[:i] for name in self._known for i, letter in enumerate(name) if letter == ".")
 
     def encode(self, rows: Sequence[Row]) -> Coded:
@@ -108,7 +113,7 @@ class Binner:
         features = rows.features if isinstance(rows, Rows) else list(map(_features_of, rows))
         found: list[Sequence[Any] | Cells]
         if isinstance(features, Features):
-            block, found = Block(*features.numbers(self._numeric)), list(map(features.cells, self._textual))
+            block, found = Block(*features.numbers(self._names)), list(map(features.cells, self._textual))
             unknown = self._unknown_of(features)
         else:
             numbers, texts, plain = self._gather(features)
@@ -179,10 +184,22 @@ class Binner:
         return frozenset(sorted(found)[:MAX_UNKNOWN])
 
     def _unknown_of(self, features: Features) -> frozenset[str]:
-        samples = features.samples()
+        layouts = features.layouts
         # A null where an object may stand is no feature, unless another row has something else there: look at all.
-        doubtful = any(name in self._objects for sample in samples for name in sample)
-        return self._unknown(features if doubtful else samples, plain=False)
+        if not all(layout.features.keys().isdisjoint(self._objects) for layout in layouts):
+            return self._unknown(features, plain=False)
+        found = set().union(*map(self._unknown_in, layouts))
+        return frozenset(sorted(found)[:MAX_UNKNOWN])
+
+    def _unknown_in(self, layout: Layout) -> frozenset[str]:
+        """The features of a layout, none of them an object, that the reference does not know."""
+        found = self._layouts.get(layout)
+        if found is None:
+            if len(self._layouts) >= MAX_LAYOUTS:
+                self._layouts.clear()
+            cleaned = {clean(name) for name in layout.features.keys() - self._known}
+            found = self._layouts[layout] = frozenset(cleaned - self._known)
+        return found
 
     def _collect_unknown(self, objects: Sequence[dict[str, Any]], prefix: str, found: set[str], depth: int) -> None:
         for key in set().union(*objects):

@@ -35,6 +35,9 @@ class Layout:
     parts: dict[str, int]
     features: dict[str, int]
 
+    def __hash__(self) -> int:
+        return hash(self.literals)
+
     @property
     def slots(self) -> int:
         return len(self.literals) - 1

@@ -26,9 +26,9 @@ STATUS_AT_ONCE: Final = 200
 """Streams whose status one commit looks at, a partition."""
 SAVE_BURST_S: Final = 2.0
 """Unused save budget kept for later, in seconds of it."""
-UNSAVED_SHARE: Final = 1 / 8
-"""Of the codes lag at which encoding would be held back: so much may be fed and not saved, before states are saved
-sooner than `worker.state_interval_s` asks for."""
+UNSAVED_SHARE: Final = 1 / 4
+"""Of `worker.max_codes_lag`: so much may be fed and not saved before states are saved sooner than
+`worker.state_interval_s` asks for. At twice as much encoding would be held back."""
 
 HeldBy = Mapping[TopicPartition, Held]
 

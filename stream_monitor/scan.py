@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import accumulate, zip_longest
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -35,7 +36,7 @@ MOST_LAYOUTS: Final = 32
 """Known at once; the one that was longest of no use makes room for another."""
 MOST_NEW: Final = 4
 """Layouts learned from one run; a run with more is not worth it."""
-MOST_STREAMS: Final = 64
+MOST_STREAMS: Final = 4_096
 MOST_RESTS: Final = 64
 """Runs not tried after one that failed: one, two, … up to this many."""
 MOST_CELLS: Final = 1_000_000
@@ -44,7 +45,10 @@ are decoded."""
 LEAST_BYTES: Final = 32 * 1024
 """Fewer are decoded as fast (ADR 14)."""
 LEAST_VALUES: Final = 1_024
-"""Values a stream of a run, in the mean; with fewer, rows are better collected over several runs."""
+"""Values a stream of a run, in the mean; with fewer, runs are taken together."""
+LEAST_TOGETHER: Final = 64
+"""Values a stream of runs taken together, in the mean; fewer are decoded."""
+_SEED: Final = hash("a number of this process") & 0x7FFF_FFFF_FFFF_FFFF
 _SPARE: Final = bytes(SPARE)
 _ahead: Final = ThreadPoolExecutor(1, thread_name_prefix="scan")
 """The thread that scans ahead, one a process: it outlives its worker's connections."""
@@ -52,7 +56,25 @@ _ahead: Final = ThreadPoolExecutor(1, thread_name_prefix="scan")
 _record_of: Final = itemgetter(1)
 _stamp_of: Final = itemgetter(3)
 
-Found = tuple[Scanned, Ints]
+
+class Found(NamedTuple):
+    """Records as scanned. `events`: as of `scan_loops`; `groups`: of each event, the number of its stream in `firsts`,
+    which are the first event of each."""
+
+    scanned: Scanned
+    events: Ints
+    groups: Ints
+    firsts: Ints
+
+    @property
+    def has_few(self) -> bool:
+        """Whether there are but a few values of each stream."""
+        return self.scanned.kinds.size < LEAST_VALUES * len(self.firsts)
+
+    def goes_with(self, others: Sequence[Found]) -> bool:
+        """Whether these are to be taken together with others."""
+        cells = self.scanned.kinds.size + sum(each.scanned.kinds.size for each in others)
+        return cells <= MOST_CELLS and self.scanned.layouts == others[0].scanned.layouts
 
 
 def start() -> None:
@@ -70,6 +92,8 @@ class Scanner:
         self._used: list[int] = []
         self._runs = 0
         self._resting = self._rests = 0
+        self._known: dict[tuple[bytes, bytes, bytes], StreamKey] = {}
+        """Streams by the bytes that name them."""
         self._possible = shape.flat and bool(shape.features)
 
     def rows(self, entries: Sequence[Merged], latest_ms: int) -> Iterator[tuple[int, int, list[Rows] | None]]:
@@ -82,17 +106,33 @@ class Scanner:
         values = values_of(entries)
         bounds = list(runs(values, RUN, RUN_BYTES))
         ahead: Future[Found | None] | None = None
+        kept: list[Found] = []
+        first = 0  # of the runs that are kept, which have but a few events of each stream
         for (start, stop), after in zip_longest(bounds, bounds[1:]):
             tried = ahead is not None or self._is_worth(values[start:stop])
             found = ahead.result() if ahead else self._scan(values[start:stop]) if tried else None
             ahead = None
             if found is not None and after is not None:
                 ahead = _ahead.submit(self._scan, values[slice(*after)])
-            rows = None if found is None else self._rows(*found, entries[start:stop], latest_ms)
-            if tried:
-                self._rests = 0 if rows is not None else min(2 * self._rests or 1, MOST_RESTS)
-                self._resting = self._rests
-            yield start, stop, rows
+            few = found if found is not None and found.has_few else None
+            if kept and (few is None or not few.goes_with(kept)):
+                yield first, start, self._judged(self._rows(self._joined(kept), entries[first:start], latest_ms))
+                kept = []
+            if few is not None:
+                first = first if kept else start
+                kept.append(few)
+            elif tried:
+                yield start, stop, self._judged(self._rows(found, entries[start:stop], latest_ms))
+            else:
+                yield start, stop, None
+        if kept:
+            yield first, len(entries), self._judged(self._rows(self._joined(kept), entries[first:], latest_ms))
+
+    def _judged(self, rows: list[Rows] | None) -> list[Rows] | None:
+        """What a scan gave; after some that gave nothing, so many runs are not tried."""
+        self._rests = 0 if rows is not None else min(2 * self._rests or 1, MOST_RESTS)
+        self._resting = self._rests
+        return rows
 
     def _is_worth(self, values: Sequence[bytes]) -> bool:
         if not self._possible or sum(map(len, values)) < LEAST_BYTES:
@@ -101,49 +141,60 @@ class Scanner:
         self._resting -= rests
         return not rests
 
-    def _rows(self, scanned: Scanned, events: Ints, entries: Sequence[Merged], latest_ms: int) -> list[Rows] | None:
-        origins = _origins(scanned, events, entries, self._shape.time)
-        streams = None if origins is None else self._streams(scanned)
-        if origins is None or streams is None or origins.time_ms.max() > latest_ms:
+    def _rows(self, found: Found | None, entries: Sequence[Merged], latest_ms: int) -> list[Rows] | None:
+        if found is None or found.scanned.kinds.size < LEAST_TOGETHER * len(found.firsts):
             return None
-        if scanned.kinds.size < LEAST_VALUES * len(streams):
+        scanned, events = found.scanned, found.events
+        streams = self._streams(found)
+        times = _times(scanned, events[:, RECORD], entries, self._shape.time)
+        if streams is None or times is None or times.max() > latest_ms:
             return None
-        return [self._of_stream(stream, scanned, rows, origins) for stream, rows in streams]
+        origins = origins_of(entries, events[:, RECORD], events[:, INDEX].astype(np.int32), times)
+        return list(self._of_streams(streams, scanned, origins))
 
-    def _streams(self, scanned: Scanned) -> list[tuple[StreamKey, Ints]] | None:
-        """The events of each stream, streams in the order in which they first appear; None if there are too many, or
-        one is none."""
-        shape = self._shape
-        paths = (shape.model, shape.version, shape.segment)
-        slots = np.array([[layout.part(path) for path in paths] for layout in scanned.layouts], dtype=np.int64)
-        groups = np.empty(len(scanned.layout), dtype=np.int64)
-        firsts = np.empty(MOST_STREAMS, dtype=np.int64)
-        text = np.frombuffer(scanned.text, dtype=np.uint8)
-        count = scan_loops.group(text, scanned.spans, scanned.layout, slots, groups, firsts)
-        if count < 0:
-            return None
+    def _streams(self, found: Found) -> list[tuple[StreamKey, Ints]] | None:
+        """The events of each stream, streams in the order in which they first appear; None if one is none."""
+        scanned, shape, text = found.scanned, self._shape, found.scanned.text
+        names = [scanned.at(found.firsts, path).spans for path in (shape.model, shape.version, shape.segment)]
+        spans = np.concatenate([*names, scanned.bounds[found.firsts]], axis=1).tolist()
         numbers: dict[StreamKey, int] = {}
         of_group = []
-        for start, end in scanned.bounds[firsts[:count]].tolist():
-            row = row_of(orjson.loads(scanned.text[start:end]), 0, 0, 0, 0, shape)
-            if isinstance(row, Reject):
-                return None
-            stream = self._stream_of(row)
+        for a, b, c, d, e, f, start, end in spans:
+            named = text[a:b], text[c:d], text[e:f]
+            stream = self._known.get(named)
+            if stream is None:
+                row = row_of(orjson.loads(text[start:end]), 0, 0, 0, 0, shape)
+                if isinstance(row, Reject):
+                    return None
+                if len(self._known) >= MOST_STREAMS:
+                    self._known.clear()
+                stream = self._known[named] = self._stream_of(row)
             of_group.append(numbers.setdefault(stream, len(numbers)))
         if len(numbers) == 1:
-            return [(stream, np.arange(len(groups))) for stream in numbers]
-        stream_of = np.array(of_group)[groups]
+            return [(stream, np.arange(len(found.groups))) for stream in numbers]
+        stream_of = np.array(of_group)[found.groups]
         order = np.argsort(stream_of, kind="stable")
         ends = np.cumsum(np.bincount(stream_of))
         return list(zip(numbers, np.split(order, ends[:-1]), strict=True))
 
-    def _of_stream(self, stream: StreamKey, scanned: Scanned, events: Ints, origins: Origins) -> Rows:
-        shape, whole = self._shape, len(events) == len(origins)
-        ids = Later(len(events), lambda: [text_of(each) or None for each in scanned.part(events, shape.id)])
-        return Rows(
-            stream, Features(scanned, events), scanned.part(events, shape.prediction),
-            scanned.part(events, shape.label), ids, origins if whole else origins.take(events),
-        )  # fmt: skip
+    def _of_streams(self, streams: list[tuple[StreamKey, Ints]], scanned: Scanned, origins: Origins) -> Iterator[Rows]:
+        """Rows of every stream: what they share is made once, for all of them."""
+        shape = self._shape
+        order = streams[0][1]
+        if len(streams) > 1:
+            order = np.concatenate([events for _, events in streams])
+            origins = origins.take(order)
+        predictions, labels = scanned.part(order, shape.prediction), scanned.part(order, shape.label)
+        ids = Later(len(order), lambda: [text_of(each) or None for each in scanned.part(order, shape.id)])
+        start = 0
+        for stream, events in streams:
+            own = slice(start, start + len(events))
+            start = own.stop
+            whole = len(events) == len(order)
+            yield Rows(
+                stream, Features(scanned, events), predictions[own], labels[own],
+                Later(len(events), partial(ids.__getitem__, own)), origins if whole else origins.take(own),
+            )  # fmt: skip
 
     def _scan(self, values: Sequence[bytes]) -> Found | None:
         """The events of the records with these values, and `events` of `scan_loops`. One call at a time."""
@@ -167,9 +218,30 @@ class Scanner:
             return None
         for layout in np.unique(found[0].layout).tolist():
             self._used[layout] = self._runs
-        return found
+        return self._grouped(*found)
 
-    def _try(self, text: bytes, starts: Ints, state: Ints) -> Found | None:
+    def _grouped(self, scanned: Scanned, events: Ints) -> Found | None:
+        """With the events that the same bytes give their stream numbered alike; None if there are too many streams."""
+        shape = self._shape
+        paths = (shape.model, shape.version, shape.segment)
+        slots = np.array([[layout.part(path) for path in paths] for layout in scanned.layouts], dtype=np.int64)
+        groups = np.empty(len(scanned.layout), dtype=np.int64)
+        firsts = np.empty(min(len(groups), MOST_STREAMS), dtype=np.int64)
+        table = np.full(2 << len(firsts).bit_length(), -1, dtype=np.int64)
+        text = np.frombuffer(scanned.text, dtype=np.uint8)
+        count = scan_loops.group(text, scanned.spans, scanned.layout, slots, groups, firsts, table, _SEED)
+        return None if count < 0 else Found(scanned, events, groups, firsts[:count])
+
+    def _joined(self, parts: Sequence[Found]) -> Found | None:
+        """Runs that follow one another, as one."""
+        if len(parts) == 1:
+            return parts[0]
+        records = accumulate((int(part.events[-1, RECORD]) + 1 for part in parts[:-1]), initial=0)
+        events = np.concatenate([part.events for part in parts])
+        events[:, RECORD] += np.repeat(list(records), [len(part.events) for part in parts])
+        return self._grouped(Scanned.join([part.scanned for part in parts]), events)
+
+    def _try(self, text: bytes, starts: Ints, state: Ints) -> tuple[Scanned, Ints] | None:
         most = len(text) // min((layout.least_bytes for layout in self._layouts), default=len(text) + 1) + 1
         slots = max((layout.slots for layout in self._layouts), default=0)
         if most * slots > MOST_CELLS:
@@ -226,15 +298,9 @@ def _settle(scanned: Scanned) -> bool:
     return bool(np.isfinite(found).all())
 
 
-def _origins(scanned: Scanned, events: Ints, entries: Sequence[Merged], path: str | None) -> Origins | None:
-    """Of each event; None if the time of one is none."""
-    times = _times(scanned, events[:, RECORD], entries, path)
-    return None if times is None else origins_of(entries, events[:, RECORD], events[:, INDEX].astype(np.int32), times)
-
-
 def _times(scanned: Scanned, record: Ints, entries: Sequence[Merged], path: str | None) -> Ints | None:
     """Of each event its own, or its record's; None if one is none."""
-    given = scanned.cells(np.arange(len(scanned.layout)), lambda layout: layout.part(path))
+    given = scanned.at(np.arange(len(scanned.layout)), path)
     numbers = given.kinds <= HARD
     written = given.values[numbers]
     if len(written) and not (written.min() >= DATES_MS[0] and written.max() <= DATES_MS[-1]):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from stream_monitor.compiled import inlined, njit
 from stream_monitor.decimals import HARD, NO_NUMBER, number
-from stream_monitor.texts import find, same
+from stream_monitor.texts import find, mix, same
 from stream_monitor.words import special
 
 TEXT: Final = 4
@@ -155,25 +155,36 @@ def _past_space(text: Bytes, at: int, end: int) -> int:
 
 
 @njit
-def group(text: Bytes, spans: Spans, layout: Ints, slots: Ints, groups: Ints, firsts: Ints) -> int:
+def group(
+    text: Bytes, spans: Spans, layout: Ints, slots: Ints, groups: Ints, firsts: Ints, table: Ints, seed: int
+) -> int:
     """Number the events by the bytes of their stream's parts, groups in the order in which they first appear, whose
-    first events go to `firsts`; how many groups there are, −1 if there are more than fit."""
-    count, last = 0, 0
+    first events go to `firsts`; how many groups there are, −1 if there are more than fit.
+
+    `table`: all −1; a power of two of places, more than `firsts`. `seed`: of the hashes, so that nobody who writes
+    events can choose names that fall on one place.
+    """
+    count, last = 0, -1
     for event in range(len(layout)):
-        known = -1
-        for turn in range(count):
-            candidate = last + turn - (count if last + turn >= count else 0)
-            if _same_stream(text, spans, layout, slots, event, firsts[candidate]):
-                known = candidate
-                break
-        if known < 0:
+        if last >= 0 and _same_stream(text, spans, layout, slots, event, firsts[last]):
+            groups[event] = last
+            continue
+        mixed = np.uint64(seed)
+        for part in range(_STREAM):
+            slot = slots[layout[event], part]
+            if slot >= 0:
+                mixed = mix(text, spans[event, slot, 0], spans[event, slot, 1], mixed)
+        place = np.int64(mixed & np.uint64(len(table) - 1))
+        while table[place] >= 0 and not _same_stream(text, spans, layout, slots, event, firsts[table[place]]):
+            place = (place + 1) & (len(table) - 1)
+        last = table[place]
+        if last < 0:
             if count == len(firsts):
                 return -1
-            known = count
+            last = table[place] = count
             firsts[count] = event
             count += 1
-        last = known
-        groups[event] = known
+        groups[event] = last
     return count
 
 

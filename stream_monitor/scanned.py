@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, overload
 
 import numpy as np
@@ -62,6 +63,29 @@ class Scanned:
     kinds: Bytes
     spans: Spans
     bounds: Ints
+    known_slots: dict[tuple[str, ...], Ints] = field(default_factory=dict)
+    """What `slots_of` has found: a thousand models may have the same features."""
+
+    @classmethod
+    def join(cls, parts: Sequence[Scanned]) -> Scanned:
+        """Events of parts that have the same layouts, in the order of the parts."""
+        if len(parts) == 1:
+            return parts[0]
+        offsets = list(accumulate((len(part.text) for part in parts[:-1]), initial=0))
+        return cls(
+            b"".join(part.text for part in parts), parts[0].within, parts[0].layouts,
+            np.concatenate([part.layout for part in parts]), np.concatenate([part.values for part in parts]),
+            np.concatenate([part.kinds for part in parts]),
+            np.concatenate([part.spans + np.int32(at) for part, at in zip(parts, offsets, strict=True)]),
+            np.concatenate([part.bounds + at for part, at in zip(parts, offsets, strict=True)]),
+        )  # fmt: skip
+
+    def slots_of(self, names: tuple[str, ...]) -> Ints:
+        """`[layouts, names]`: the slot of each feature; −1 for none."""
+        if names not in self.known_slots:
+            slots = [[layout.features.get(name, -1) for name in names] for layout in self.layouts]
+            self.known_slots[names] = np.array(slots, dtype=np.int64).reshape(len(slots), len(names))
+        return self.known_slots[names]
 
     def cells(self, events: Ints, slot_of: SlotOf) -> Cells:
         """One value of each event."""
@@ -71,11 +95,15 @@ class Scanned:
         scan_loops.column(self.values, self.kinds, self.spans, self.layout, events, slots, values, kinds, spans)
         return Cells(self.text, values, kinds, spans)
 
+    def at(self, events: Ints, path: str | None) -> Cells:
+        """What stands at a path of the shape."""
+        return self.cells(events, lambda layout: layout.part(path))
+
     def part(self, events: Ints, path: str | None) -> list[Any]:
         """What stands at a path of the shape, as JSON has it; None where nothing does."""
         if all(layout.part(path) < 0 for layout in self.layouts):
             return [None] * len(events)
-        return self.cells(events, lambda layout: layout.part(path)).objects()
+        return self.at(events, path).objects()
 
 
 class Features(Sequence[dict[str, Any]]):
@@ -101,20 +129,21 @@ class Features(Sequence[dict[str, Any]]):
         found: dict[str, Any] = orjson.loads(self._scanned.text[start:end])[self._scanned.within]
         return found
 
-    def samples(self) -> list[dict[str, Any]]:
-        """One of each layout: they have all the keys that any has."""
-        layouts = self._scanned.layout[self._events]
-        return [self[int(np.argmax(layouts == layout))] for layout in np.unique(layouts)]
+    @property
+    def layouts(self) -> set[Layout]:
+        """Those that any of these events has."""
+        known = self._scanned.layouts
+        if len(known) == 1:
+            return set(known)
+        return {known[number] for number in set(self._scanned.layout[self._events].tolist())}
 
-    def numbers(self, names: Sequence[str]) -> tuple[Floats, Mask]:
+    def numbers(self, names: tuple[str, ...]) -> tuple[Floats, Mask]:
         """`[rows, names]`: values as `encode.number` takes them, and which of them are null or absent."""
         scanned, shape = self._scanned, (len(self._events), len(names))
         values, missing = np.empty(shape), np.empty(shape, dtype=np.bool_)
-        slots = [[layout.features.get(name, -1) for name in names] for layout in scanned.layouts]
         scan_loops.gather(
-            scanned.values, scanned.kinds, scanned.layout, self._events,
-            np.array(slots, dtype=np.int64).reshape(len(slots), len(names)), values, missing,
-        )  # fmt: skip
+            scanned.values, scanned.kinds, scanned.layout, self._events, scanned.slots_of(names), values, missing
+        )
         return values, missing
 
     def cells(self, name: str) -> Cells:

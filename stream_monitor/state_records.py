@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Final
 
 import msgspec
@@ -50,6 +51,7 @@ class _Part(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
 
 
+_compressors: ContextVar[zstandard.ZstdCompressor] = ContextVar("compressor")
 _parts = msgspec.msgpack.Decoder(_Part)
 _key_type = tuple[str, str, str, str, int]
 
@@ -96,11 +98,20 @@ def parse_key(data: bytes) -> tuple[str, StreamKey, int]:
 def frames(data: bytes, stamp: int, kind: bytes, version: int) -> Iterator[bytes]:
     """An encoded snapshot in pieces below the record limit, each a frame of that kind."""
     if version >= COMPRESSED_SINCE:
-        data = zstandard.ZstdCompressor(level=1).compress(data)
+        data = _compressor().compress(data)
     parts = -(-len(data) // wire.RECORD_BYTES)
     for part in range(parts):
         piece = data[part * wire.RECORD_BYTES : (part + 1) * wire.RECORD_BYTES]
         yield wire.pack(kind, version, _Part(stamp, part, parts, piece))
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    """One a thread: no two may use it at once, and to make one takes longer than to compress a small state."""
+    found = _compressors.get(None)
+    if found is None:
+        found = zstandard.ZstdCompressor(level=1)
+        _compressors.set(found)
+    return found
 
 
 def read_frames(given: dict[int, bytes], kind: bytes, most: int) -> bytes:

@@ -41,14 +41,7 @@ def find(text: Any, start: int, end: int, keys: Any, bounds: Any, table: Any) ->
     `text` and `keys` need `words.SPARE` bytes to spare.
     """
     length = end - start
-    mixed = np.uint64(length)
-    for at in range(0, length, 8):
-        letters = word(text, start + at)
-        if at + 8 > length:
-            letters <<= np.uint64(8 * (at + 8 - length))
-        mixed = (mixed ^ letters) * _PRIME
-        mixed ^= mixed >> np.uint64(29)
-    place = np.int64(mixed & np.uint64(len(table) - 1))
+    place = np.int64(mix(text, start, end, np.uint64(0)) & np.uint64(len(table) - 1))
     found = -1
     while found < 0 and table[place] != _FREE:
         key = table[place]
@@ -57,6 +50,20 @@ def find(text: Any, start: int, end: int, keys: Any, bounds: Any, table: Any) ->
         else:
             place = (place + 1) & (len(table) - 1)
     return found, place
+
+
+@inlined
+def mix(text: Any, start: int, end: int, mixed: Any) -> Any:
+    """A hash of a text and of what was `mixed` before it."""
+    length = end - start
+    mixed ^= np.uint64(length)
+    for at in range(0, length, 8):
+        letters = word(text, start + at)
+        if at + 8 > length:
+            letters <<= np.uint64(8 * (at + 8 - length))
+        mixed = (mixed ^ letters) * _PRIME
+        mixed ^= mixed >> np.uint64(29)
+    return mixed
 
 
 @inlined

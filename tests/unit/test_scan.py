@@ -1,16 +1,14 @@
-"""What a scan gives is what decoding the records one by one gives, whatever their bytes; numbers to the last bit."""
+"""What a scan gives is what decoding the records one by one gives, whatever their bytes."""
 
 from __future__ import annotations
 
 import json
 import random
-import struct
 import threading
 from functools import partial
 from typing import Any
 
 import hypothesis.strategies as st
-import numpy as np
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -18,9 +16,7 @@ from hypothesis import given, settings
 from stream_monitor import scan
 from stream_monitor.book import FIRST_EPOCH, ReferenceBook, key_of
 from stream_monitor.broker.protocol import Message
-from stream_monitor.compiled import njit
 from stream_monitor.config import Settings
-from stream_monitor.decimals import DECIMAL, HARD, NO_NUMBER, number
 from stream_monitor.encoder import EncodeCounts, Encoder, route
 from stream_monitor.events import DATES_MS, Limits, Shape
 from stream_monitor.fit import FitOptions, fit
@@ -29,69 +25,11 @@ from stream_monitor.merge import Merged
 from stream_monitor.reference import Season, StreamKey
 from stream_monitor.scan import Scanner
 from stream_monitor.texts import TextTable
-from stream_monitor.words import SPARE
 from tests.unit.rows import row
 from tests.unit.test_rows import entries_of, one_by_one
 
 ROUTE = partial(route, settings=Settings())
 NAMES = ("x", "y", "größe", "kind")
-
-
-@njit
-def _number(text: Any, into: Any) -> Any:
-    return number(text, 0, into, 0, 0)
-
-
-def read(text: str) -> tuple[int, int, float]:
-    """What `number` makes of a text: its kind, where it ends, its value."""
-    into = np.zeros((1, 1))
-    kind, end = _number(np.frombuffer(text.encode() + bytes(SPARE), dtype=np.uint8), into)
-    return int(kind), int(end), float(into[0, 0])
-
-
-def doubles(count: int, seed: int) -> list[str]:
-    """Decimal texts of every sort: shortest, long, whole, halfway between two doubles, near the ends of the range."""
-    rng = random.Random(seed)
-    found = []
-    for _ in range(count):
-        bits = struct.pack("Q", rng.getrandbits(64) & ~(1 << 62))  # no infinity and no NaN
-        found += [
-            repr(struct.unpack("d", bits)[0]), repr(rng.gauss(0, 1)), str(rng.randint(-(2**64), 2**64)),
-            str(2 * rng.randint(2**52, 2**53) + 1), f"{rng.getrandbits(64)}e{rng.randint(-330, 300)}",
-            f"{rng.uniform(-1e6, 1e6):.{rng.randint(0, 12)}f}", f"{rng.random():.40f}",
-            f"0.{'0' * rng.randint(0, 30)}7",
-        ]  # fmt: skip
-    return found
-
-
-def test_numbers_are_read_to_the_last_bit() -> None:
-    hard = 0
-    for text in doubles(5_000, seed=1):
-        kind, end, value = read(text)
-        assert kind != NO_NUMBER, text
-        assert end == len(text), text
-        hard += kind == HARD
-        assert kind == HARD or struct.pack("d", value) == struct.pack("d", float(text)), text
-    assert hard < 0.3 * 8 * 5_000, "only the long and the extreme ones are left to Python"
-
-
-def test_halves_go_to_the_even_neighbour() -> None:
-    for text in ("9007199254740993", "9007199254740995", "9007199254740993e1", "1152921504606847104",
-                 "4503599627370496.5", "4503599627370497.5", "0.5000000000000000277555756"):  # fmt: skip
-        kind, _, value = read(text)
-        assert kind == HARD or value == float(text), text
-
-
-@given(st.text("0123456789.eE+-", max_size=12))
-@settings(max_examples=500, deadline=None)
-def test_only_what_json_calls_a_number_is_one(text: str) -> None:
-    try:
-        json.loads(text)
-        right = text[:1] in set("-0123456789")
-    except ValueError:
-        right = False
-    kind, end, _ = read(text + "}")
-    assert (kind != NO_NUMBER and end == len(text)) == right
 
 
 @given(st.lists(st.text(max_size=20), unique=True, max_size=40), st.lists(st.text(max_size=20), max_size=40))
@@ -113,6 +51,7 @@ def rows_of(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "LEAST_BYTES", 0)
         patch.setattr(scan, "LEAST_VALUES", 0)
+        patch.setattr(scan, "LEAST_TOGETHER", 0)
         entries = entries_of(values)
         return scanned(Scanner(shape or Shape(), ROUTE), entries, latest_ms)
 
@@ -244,10 +183,12 @@ def test_a_layout_is_the_bytes_between_the_values() -> None:
     assert layout.part("version") == layout.part(None) == -1
 
 
-def messages(values: list[bytes | None], known: Encoder, *, scanning: bool) -> list[Message]:
+def messages(values: list[bytes | None], known: Encoder, *, scanning: bool, together: bool = False) -> list[Message]:
+    """`together`: run with run, as where each stream has but a few events in one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "LEAST_BYTES", 0)
-        patch.setattr(scan, "LEAST_VALUES", 0)
+        patch.setattr(scan, "LEAST_VALUES", 10**9 if together else 0)
+        patch.setattr(scan, "LEAST_TOGETHER", 0)
         if not scanning:
             patch.setattr(known, "_scanner", None)
         return known.encode(entries_of(values), EncodeCounts(), 2 * 10**12)
@@ -273,6 +214,63 @@ ENCODER = encoder()
 @settings(max_examples=150, deadline=None)
 def test_the_messages_are_the_same_scanned_or_not(values: list[bytes | None]) -> None:
     assert messages(values, encoder_of(), scanning=True) == messages(values, encoder_of(), scanning=False)
+
+
+@given(records(st.one_of(plain, scalars)), st.integers(1, 5))
+@settings(max_examples=150, deadline=None)
+def test_the_messages_are_the_same_from_runs_taken_together(values: list[bytes | None], run: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "RUN", run)
+        found = messages(values, encoder_of(), scanning=True, together=True)
+    assert found == messages(values, encoder_of(), scanning=False)
+
+
+def of_many_streams(count: int, streams: int) -> list[bytes | None]:
+    return [
+        orjson.dumps({"model": f"m{i % streams}" if i % streams else "m", "version": "", "id": str(i),
+                      "features": {"x": i / 7, "y": i % 40, "kind": "red", "größe": "2"}, "prediction": i % 3 / 3})
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def test_runs_with_a_few_events_of_each_stream_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "RUN", 50)
+    monkeypatch.setattr(scan, "LEAST_BYTES", 0)
+    values = of_many_streams(1_000, streams=100)
+    entries = entries_of(values)
+    [(start, stop, rows)] = Scanner(Shape(), ROUTE).rows(entries, DATES_MS[-1])
+    assert (start, stop) == (0, 1_000)
+    assert rows is not None
+    assert [len(each) for each in rows] == [10] * 100
+    expected, _ = one_by_one(entries, Shape())
+    assert [(each.stream, list(each)) for each in rows] == list(expected.items())
+    assert messages(values, encoder_of(), scanning=True, together=True) == messages(
+        values, encoder_of(), scanning=False
+    )
+
+
+def test_runs_taken_together_have_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "RUN", 50)
+    monkeypatch.setattr(scan, "LEAST_BYTES", 0)
+    monkeypatch.setattr(scan, "MOST_CELLS", 4_000)
+    values = of_many_streams(1_000, streams=10)
+    values[700] = b'{"model":"m","features":{"z":1}}'  # another layout
+    values[900] = b"no event"
+    found = [(start, stop, rows is not None)
+             for start, stop, rows in Scanner(Shape(), ROUTE).rows(entries_of(values), DATES_MS[-1])]  # fmt: skip
+    assert [start for start, _, _ in found] == [0, *(stop for _, stop, _ in found[:-1])]
+    assert max(stop - start for start, stop, _ in found) < 600
+    assert {(start, stop) for start, stop, scanned in found if not scanned} >= {(900, 950)}
+    assert messages(values, encoder_of(), scanning=True, together=True) == messages(
+        values, encoder_of(), scanning=False
+    )
+
+
+def test_too_few_events_of_each_stream_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "RUN", 50)
+    monkeypatch.setattr(scan, "LEAST_BYTES", 0)
+    [(_, _, rows)] = Scanner(Shape(), ROUTE).rows(entries_of(of_many_streams(1_000, streams=500)), DATES_MS[-1])
+    assert rows is None
 
 
 def encoder_of() -> Encoder:
@@ -307,6 +305,7 @@ def test_the_features_of_scanned_events_are_objects_to_whoever_asks() -> None:
 def test_a_scanner_rests_longer_and_longer_while_it_is_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "LEAST_BYTES", 0)
     monkeypatch.setattr(scan, "LEAST_VALUES", 0)
+    monkeypatch.setattr(scan, "LEAST_TOGETHER", 0)
     scanner, tried, turn = Scanner(Shape(), ROUTE), list[int](), 0
     known = scanner._scan
 
@@ -327,6 +326,7 @@ def test_a_scanner_rests_longer_and_longer_while_it_is_no_use(monkeypatch: pytes
 def test_layouts_out_of_use_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "LEAST_BYTES", 0)
     monkeypatch.setattr(scan, "LEAST_VALUES", 0)
+    monkeypatch.setattr(scan, "LEAST_TOGETHER", 0)
     scanner = Scanner(Shape(), ROUTE)
     for turn in range(3 * scan.MOST_LAYOUTS):
         entries = entries_of([b'{"model":"m","features":{"x%d":1}}' % turn, b'{"model":"m","features":{"x0":1}}'])
@@ -335,22 +335,13 @@ def test_layouts_out_of_use_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("x0" in layout.features for layout in scanner._layouts), "one in use stays"
 
 
-def test_kinds_of_numbers() -> None:
-    assert [read(text)[0] == DECIMAL for text in ("1", "-0", "1.0", "1e2", "0.5E-3")] == [
-        False,
-        False,
-        True,
-        True,
-        True,
-    ]
-
-
 def test_one_thread_scans_ahead_from_the_start_on(monkeypatch: pytest.MonkeyPatch) -> None:
     scan.start()
     threads = threading.active_count()
     monkeypatch.setattr(scan, "RUN", 2)
     monkeypatch.setattr(scan, "LEAST_BYTES", 0)
     monkeypatch.setattr(scan, "LEAST_VALUES", 0)
+    monkeypatch.setattr(scan, "LEAST_TOGETHER", 0)
     entries = entries_of([b'{"model":"m","features":{"x":1}}'] * 9)
     for _ in range(3):
         runs = list(Scanner(Shape(), ROUTE).rows(entries, DATES_MS[-1]))
