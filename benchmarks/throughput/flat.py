@@ -20,6 +20,7 @@ import structlog
 
 from benchmarks.throughput.results import Figure
 from benchmarks.throughput.workload import MODEL, NUMERIC, START_MS, model, wide_reference
+from stream_monitor import allocator, collector
 from stream_monitor.broker.memory import MemoryBroker
 from stream_monitor.broker.protocol import Message, TopicSpec
 from stream_monitor.config import Settings
@@ -122,12 +123,15 @@ def _columns(count: int, seconds: int) -> float:
 def _ns_a_value(references: list[Reference], names: list[str], rows: int, seconds: int) -> float:
     """No row comes twice: a stream that saw the same few again and again would drift, and rightly."""
     world = World(references)
+    allocator.settle()
+    collector.settle()  # as `worker.run` does
     features = [column.name for column in references[0].columns]
     spent = [world.second(events(names, features, rows, seed)) for seed in range(seconds + 2)][2:]
     assert world.worker.detect is not None
     if alerts := world.worker.detect.counts.alerts:
         raise RuntimeError(f"stationary streams raised {dict(alerts)}: their cost is not that of watching")
     world.close()
+    collector.release()
     return 1e9 * median(spent) / (rows * len(features))
 
 
