@@ -13,8 +13,8 @@ from typing import Final
 
 _THRESHOLDS: Final = gc.get_threshold()
 NEW_CONTAINERS: Final = 250_000
-"""More containers than this since the last look, net of those that went, and the collector looks at the young ones: more
-than a transaction has at once, or most of those that it looks at are records on their way."""
+"""More containers than this since the last look, net of those that went, and the collector looks at the young ones.
+It is more than a transaction has at once: else most of those that it looks at are records on their way."""
 
 
 def settle() -> None:

@@ -152,6 +152,7 @@ def main_job(
 ) -> dict[str, float]:
     """Both stages of our worker, until every event is detected and every label joined; with a group and topics of its
     own."""
+    allocator.settle()  # both as `worker.run` does
     labels = added.topics_of(case)[1]
     settings = Settings.model_validate(
         {"kafka": {"bootstrap_servers": [address]}, "group": f"b{time.time_ns()}", "instance": "a",
@@ -163,8 +164,7 @@ def main_job(
     known = reference() if case == added.WITHOUT else added.reference_of(case, reference().stream)
     publish(broker, settings.topics.references, "bench", [known])
     worker = Worker(settings, broker)
-    allocator.settle()
-    collector.settle()  # as `worker.run` does
+    collector.settle()
     assert worker.encode is not None
     assert worker.detect is not None
     deadline_s, watch, busy = time.monotonic() + PATIENCE_S, None, False
