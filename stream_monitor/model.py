@@ -194,11 +194,13 @@ class Model:
         self.delays += np.bincount(np.searchsorted(DELAY_BUCKETS_MS, delays), minlength=len(self.delays))
         alerts: list[Alert] = []
         names = list(self.classes)
-        for number in dict.fromkeys(pairs["entry"]["stream"].tolist()):
+        streams = pairs["entry"]["stream"]
+        numbers = dict.fromkeys(streams.tolist())
+        for number in numbers:
             scoring = self._scoring(number)
             if scoring is None:
                 continue
-            own = pairs[pairs["entry"]["stream"] == number]
+            own = pairs[streams == number] if len(numbers) > 1 else pairs
             entry = own["entry"]
             prediction, label = Values(entry["number"], entry["name"]), Values(own["label"], own["label_name"])
             levels = np.stack([entry["levels_a"], entry["levels_b"]], axis=1)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, overload
+from typing import Any, Final, overload
 
 import numpy as np
 import orjson
 
 from stream_monitor import scan_loops
-from stream_monitor.decimals import DECIMAL
+from stream_monitor.decimals import DECIMAL, WHOLE
 from stream_monitor.layout import Layout
 from stream_monitor.scan_loops import NULL, Bytes, Floats, Ints, Mask, Spans
 from stream_monitor.texts import TextTable
 
+_EXACT: Final = 2.0**53
+"""Whole numbers below it are doubles."""
 SlotOf = Callable[[Layout], int]
 """Which slot of a layout; −1 for none."""
 
@@ -31,8 +33,13 @@ class Cells:
 
     def objects(self, rows: Ints | slice = slice(None)) -> list[Any]:
         """The values as JSON has them, of all or of some."""
-        if (self.kinds[rows] == DECIMAL).all():
-            found: list[Any] = self.values[rows].tolist()
+        kinds, values = self.kinds[rows], self.values[rows]
+        found: list[Any]
+        if (kinds == DECIMAL).all():
+            found = values.tolist()
+            return found
+        if (kinds == WHOLE).all() and (np.abs(values) < _EXACT).all():
+            found = values.astype(np.int64).tolist()
             return found
         text = self.text
         parts = [text[start:end] or b"null" for start, end in self.spans[rows].tolist()]

@@ -35,7 +35,7 @@ from stream_monitor.baseline import error_values, learn
 from stream_monitor.batch import Origins
 from stream_monitor.book import Entry
 from stream_monitor.detectors.ensemble import PANE_ROWS
-from stream_monitor.encode import codes_of
+from stream_monitor.encode import Codes, codes_of
 from stream_monitor.guards import Broken, Guard
 from stream_monitor.lifecycle import ENOUGH
 from stream_monitor.monitor import Monitor
@@ -203,13 +203,18 @@ class Scoring:
                 return self.feed(prediction, label, names, class_of, origins, levels)
         assert self.performance is not None
         pairs = pairs_of(self.performance.task, self.performance.positive, prediction, label, names, class_of)
-        origins, levels = origins.take(np.flatnonzero(pairs.kept)), levels[pairs.kept]
+        if not pairs.kept.all():
+            origins, levels = origins.take(np.flatnonzero(pairs.kept)), levels[pairs.kept]
+        values = error_values(self.performance, pairs.predicted, pairs.actual)
+        codes = codes_of(self.performance.columns, values)
         start = 0
         while start < len(pairs):
             assert self.monitor is not None
             stop = min(len(pairs), start + PANE_ROWS - self.monitor.rows % PANE_ROWS)
             part = slice(start, stop)
-            alerts += self._judge(pairs.predicted[part], pairs.actual[part], origins.take(part), levels[part])
+            alerts += self._judge(
+                codes[part], pairs.predicted[part], pairs.actual[part], origins.take(part), levels[part]
+            )
             start = stop
         return alerts, len(label) - len(pairs)
 
@@ -220,12 +225,12 @@ class Scoring:
         if performance is not None:
             self.start(performance, learned=True)
 
-    def _judge(self, predicted: Floats, actual: Floats, origins: Origins, levels: Packed) -> list[Alert]:
-        """Outcomes up to the next multiple of 100."""
-        assert self.performance is not None
+    def _judge(
+        self, codes: Codes, predicted: Floats, actual: Floats, origins: Origins, levels: Packed
+    ) -> list[Alert]:  # fmt: skip
+        """Outcomes up to the next multiple of 100; `codes`: of their errors."""
         assert self.monitor is not None
         first = self.monitor.rows
-        codes = codes_of(self.performance.columns, error_values(self.performance, predicted, actual))
         drift = self.monitor.feed(codes, origins)
         before = len(self.predicted)
         self.predicted, self.actual = np.append(self.predicted, predicted), np.append(self.actual, actual)

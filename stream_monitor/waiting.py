@@ -113,14 +113,16 @@ class Waiting:
         _count(counts, tally)
 
     def _take(self, entries: Records, given: Records, counts: Counts, *, labels: bool) -> Records:
-        parts = [np.zeros(0, dtype=PAIR)]
+        parts: list[Records] = []
         start = 0
         while start < len(entries):
             self._make_room(len(entries) - start)
             stop = min(len(entries), start + len(self._entries))
             parts.append(self._apply(entries[start:stop], given[start:stop], counts, labels=labels))
             start = stop
-        return np.concatenate(parts)
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([np.zeros(0, dtype=PAIR), *parts])
 
     def _apply(self, entries: Records, given: Records, counts: Counts, *, labels: bool) -> Records:
         most = len(entries) + (len(self) if labels else 0)
@@ -134,7 +136,7 @@ class Waiting:
         self.first, self.next, self.newest_ms, fresh = head.tolist()
         _count(counts, tally)
         self._fresh.append(numbers[:fresh].copy())
-        return pairs[:count].copy()
+        return pairs[:count]
 
     def _make_room(self, wanted: int) -> None:
         """Twice as many places as before, or as many as are wanted, within the bound."""
