@@ -57,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--plain-events", type=int, default=100_000, help="of the plain consumer, whose first events cost most"
     )
+    parser.add_argument(
+        "--added-events", type=int, default=800_000,
+        help="beside labels and segments, whose kernels and monitors are made first, and labels that wait",
+    )  # fmt: skip
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument(
         "--scale", type=float, default=1.0, help="of the parts that need no broker: rows, columns, seconds"
@@ -126,9 +130,9 @@ def _on_kafka(address: str, part: str, asked: argparse.Namespace) -> list[Figure
 
 
 def _added(address: str, asked: argparse.Namespace) -> list[Figure]:
-    _fill(address, "added", asked.events, 1)
-    _fill(address, "added-labelled", asked.events, 1, labelled=True)
-    half = asked.events // 2
+    _fill(address, "added", asked.added_events, 1)
+    _fill(address, "added-labelled", asked.added_events, 1, labelled=True)
+    half = asked.added_events // 2
     _fill(address, "added-half", half, 1)
     broker = KafkaBroker(KafkaSettings((address,)))
     broker.create_topics([TopicSpec("added-labels", PARTITIONS)])
@@ -137,7 +141,7 @@ def _added(address: str, asked: argparse.Namespace) -> list[Figure]:
 
     def run(case: str) -> Told:
         topic, labels = added.topics_of(case)
-        told = _process(f"added-{case}", address, topic, half if labels else asked.events, 1)
+        told = _process(f"added-{case}", address, topic, half if labels else asked.added_events, 1)
         console.print(f"  {case:<9} {_cpu_us(told):>7.2f} µs a record", highlight=False)
         return told
 
