@@ -123,7 +123,7 @@ def _on_kafka(address: str, part: str, asked: argparse.Namespace) -> list[Figure
         case "added":
             figures = _added(address, asked)
         case "scaling":
-            figures = scaling.measure(address, min(asked.runs, 3), asked.main_events // 2)
+            figures = scaling.measure(address, asked.runs, asked.main_events // 2)
         case _:
             figures = latency.measure(address, 20.0, asked.events)
     return figures
