@@ -197,8 +197,7 @@ class Binner:
         if found is None:
             if len(self._layouts) >= MAX_LAYOUTS:
                 self._layouts.clear()
-            cleaned = {clean(name) for name in layout.features.keys() - self._known}
-            found = self._layouts[layout] = frozenset(cleaned - self._known)
+            found = self._layouts[layout] = self._unknown([dict.fromkeys(layout.features, 0)], plain=False)
         return found
 
     def _collect_unknown(self, objects: Sequence[dict[str, Any]], prefix: str, found: set[str], depth: int) -> None:

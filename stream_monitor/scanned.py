@@ -76,8 +76,6 @@ class Scanned:
     @classmethod
     def join(cls, parts: Sequence[Scanned]) -> Scanned:
         """Events of parts that have the same layouts, in the order of the parts."""
-        if len(parts) == 1:
-            return parts[0]
         offsets = list(accumulate((len(part.text) for part in parts[:-1]), initial=0))
         return cls(
             b"".join(part.text for part in parts), parts[0].within, parts[0].layouts,

@@ -58,11 +58,11 @@ class Watched:
 
 def main(document: str) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for figures
+    allocator.settle()  # both as `worker.run` does
     settings = Settings.model_validate_json(document)
     broker = KafkaBroker(settings.kafka.to_settings())
     worker = Worker(settings, broker)
-    allocator.settle()
-    collector.settle()  # as `worker.run` does
+    collector.settle()
     assert worker.detect is not None
     told_s, busy = 0.0, False
     while not select.select([sys.stdin], [], [], 0)[0]:
