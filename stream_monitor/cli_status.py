@@ -39,7 +39,7 @@ def status(
     streams = [record for record in records if record["type"] == "stream"]
     if not streams:
         typer.echo(f"no stream yet: no event has come on {settings.topics.predictions!r}, or no worker runs "
-                   "(`stream-monitor run`)")  # fmt: skip
+                   "(`stream-monitor run`; the first one after installation compiles for some 20 s)")  # fmt: skip
         return
     console = Console()
     console.width = max(console.width, WIDTH)
